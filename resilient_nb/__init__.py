@@ -1,0 +1,52 @@
+"""A notebook cell that can't be lost: queued, supervised, checkpointed, resumed.
+
+`%load_ext resilient_nb` in a notebook, `resilient` in a shell, or this module's functions.
+Everything heavy is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from resilient_nb.api import connect, fork, jobs, load, run, runs
+    from resilient_nb.errors import ResilientError
+
+__all__ = ["ResilientError", "__version__", "connect", "fork", "jobs", "load", "run", "runs"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ResilientError":
+        from resilient_nb.errors import ResilientError
+
+        return ResilientError
+    if name in __all__:
+        from resilient_nb import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'resilient_nb' has no attribute {name!r}")
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """Register `%%resilient` and `%resilient`."""
+    from resilient_nb.notebook.magic import register
+
+    register(shell)
+
+
+async def dask_setup(server: Any) -> None:
+    """Make a Dask scheduler or worker ours: `--preload resilient_nb`."""
+    from distributed import Scheduler, Worker
+
+    if isinstance(server, Scheduler):
+        from resilient_nb.control.plugin import ControlPlugin
+
+        plugin = ControlPlugin()
+        await plugin.start(server)
+        server.add_plugin(plugin)
+    elif isinstance(server, Worker):
+        from resilient_nb.agent.plugin import AgentPlugin
+
+        await server.plugin_add(AgentPlugin())

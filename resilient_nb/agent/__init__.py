@@ -1,0 +1,1 @@
+"""The agent: a Dask WorkerPlugin between the control plane and the host's supervisor."""

@@ -1,0 +1,175 @@
+"""The Dask side of the agent: a WorkerPlugin that reports to control and passes on orders."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import replace
+from typing import Any
+
+from distributed import Status, Worker
+from distributed.diagnostics.plugin import WorkerPlugin
+
+from resilient_nb.agent.link import SupervisorLink
+from resilient_nb.agent.tails import Tails
+from resilient_nb.config import Settings, load_settings
+from resilient_nb.supervisor.place import Place
+from resilient_nb.wire.codec import PROTOCOL, build, plain
+from resilient_nb.wire.orders import (
+    ORDERS,
+    Acknowledge,
+    RankRow,
+    Report,
+    ReportReply,
+    Sample,
+)
+
+logger = logging.getLogger(__name__)
+
+#: What the supervisor preloads and ranks run.
+RANK_ENTRY = "resilient_nb.rank.process:main"
+ORDER = "resilient_order"
+_BUSY, _IDLE = 0.25, 1.0
+
+
+class AgentPlugin(WorkerPlugin):
+    """Makes a Dask worker offer slots. One for a worker."""
+
+    name = "resilient_nb"
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self._settings = settings
+
+    def setup(self, worker: Worker) -> None:
+        """Begin to report as soon as the worker runs."""
+        self._worker = worker
+        self._config = self._settings or load_settings()
+        self._link: SupervisorLink | None = None
+        self._ranks: tuple[RankRow, ...] = ()
+        self._facts: dict[str, dict[str, Any]] = {}
+        self._samples: dict[tuple[str, int, int], Sample] = {}
+        self._speaks = self._warm = False
+        self._news = asyncio.Event()
+        worker.stream_handlers[ORDER] = self._order
+        self._tasks = [asyncio.create_task(self._serve(), name="resilient_nb agent")]
+
+    def teardown(self, worker: Worker) -> None:
+        """Stop reporting. The supervisor and its ranks go on."""
+        for task in self._tasks:
+            task.cancel()
+
+    # --- orders down --------------------------------------------------------------------
+
+    def _order(self, order: dict[str, Any]) -> None:
+        # An exception in a stream handler would close the worker for good.
+        try:
+            message = ORDERS.unpack(order)
+            if self._link is not None:
+                self._link.send(message)
+        except Exception:
+            logger.exception("resilient_nb: an order was not understood")
+
+    # --- news up ------------------------------------------------------------------------
+
+    def _heard(self, news: dict[str, Any]) -> None:
+        """Take what the supervisor says."""
+        self._speaks = news["speaks"]
+        if not self._speaks:
+            self._facts.clear()
+            self._ranks = ()
+            return
+        self._warm = news["warm"]
+        self._ranks = tuple(build(RankRow, row) for row in news["ranks"])
+        for data in news["samples"]:
+            new = build(Sample, data)
+            key = (new.job, new.epoch, new.rank)
+            kept = self._samples.get(key)
+            points = (*kept.points, *new.points) if kept else new.points
+            self._samples[key] = replace(new, points=points)
+        for name, fact in news["facts"]:
+            self._facts[name] = fact
+        if news["facts"]:
+            self._news.set()
+
+    async def _serve(self) -> None:
+        while self._worker.status != Status.running:
+            await asyncio.sleep(0.02)
+        reply = await self._first_report()
+        place = Place.of(self._config.home, reply["cluster_id"], self._config.host)
+        self._tails = Tails(place)
+        self._link = SupervisorLink(
+            place, lambda: place.start(RANK_ENTRY, self._config.orphan_grace), self._heard
+        )
+        self._tasks.append(asyncio.create_task(self._link.run(), name="resilient_nb link"))
+        while True:
+            self._news.clear()
+            try:
+                again = await self._report(self._link)
+            except OSError:
+                again = False  # the scheduler is away; facts stay until it is back
+                await asyncio.sleep(_BUSY)
+            if not again:
+                await self._pause()
+
+    async def _first_report(self) -> dict[str, Any]:
+        """Say hello until a scheduler with our plugin answers."""
+        while True:
+            reply = await self._call(self._make_report({}, []))
+            if reply is not None:
+                return reply
+            await asyncio.sleep(_IDLE)
+
+    async def _call(self, report: Report) -> dict[str, Any] | None:
+        reply: dict[str, Any] | None = await self._worker.scheduler.resilient_report(
+            protocol=PROTOCOL, report=plain(report)
+        )
+        return reply
+
+    async def _pause(self) -> None:
+        """Wait for facts, or a quarter of a second while ranks live, or a second."""
+        try:
+            await asyncio.wait_for(self._news.wait(), _BUSY if self._ranks else _IDLE)
+        except TimeoutError:
+            return
+
+    async def _report(self, link: SupervisorLink) -> bool:
+        """Send one report; True if there is more to send at once."""
+        chunks = {
+            (row.job, row.epoch, row.rank): self._tails.chunk(row.job, row.epoch, row.rank)
+            for row in self._ranks
+        }
+        ready: dict[str, dict[str, Any]] = {}
+        for name, fact in self._facts.items():
+            if fact["kind"] == "RankDone":
+                # A rank's output goes before its end, so that a failure shows all of it.
+                key = (fact["job"], fact["epoch"], fact["end"]["rank"])
+                chunks[key] = chunk = self._tails.chunk(*key)
+                if not self._tails.covered(*key, chunk):
+                    break  # facts stay in order
+            ready[name] = fact
+        report = self._make_report(ready, [c for c in chunks.values() if c is not None])
+        self._samples.clear()
+        reply = await self._call(report)
+        if reply is None:
+            return False  # a scheduler without our plugin: nothing was taken
+        reply.pop("cluster_id")
+        known = build(ReportReply, reply)
+        self._tails.confirm(known.log_sizes)
+        for name in known.acknowledged:
+            self._facts.pop(name, None)
+        if known.acknowledged:
+            link.send(Acknowledge(known.acknowledged))
+        return bool(self._facts)
+
+    def _make_report(self, facts: dict[str, dict[str, Any]], logs: list[Any]) -> Report:
+        return Report(
+            agent=self._worker.address,
+            host=self._config.host,
+            slots=self._config.slots,
+            speaks=self._speaks,
+            warm=self._warm,
+            ranks=self._ranks,
+            facts=tuple(facts.items()),
+            samples=tuple(self._samples.values()),
+            logs=tuple(logs),
+        )

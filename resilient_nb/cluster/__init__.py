@@ -1,0 +1,1 @@
+"""The embedded default: a detached local Dask cluster that belongs to no kernel."""

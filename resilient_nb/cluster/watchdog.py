@@ -1,0 +1,180 @@
+"""`python -m resilient_nb.cluster.watchdog`: starts scheduler and workers, and restarts them.
+
+Dask restarts nothing when a scheduler or a nanny dies. This process does, on the same port,
+so that agents and notebooks find the cluster again. A watchdog that follows a dead one adopts
+what still lives. SIGTERM ends the whole cluster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from resilient_nb.cluster.record import Lock, Process, Record, read, write
+from resilient_nb.config import load_settings
+
+logger = logging.getLogger("resilient_nb.watchdog")
+
+_POLL = 0.1
+#: A part that keeps dying is restarted ever more slowly, up to this many seconds.
+_SLOWEST = 10.0
+_END_GRACE = 5.0
+
+
+@dataclass
+class _Part:
+    """One supervised process: how to start it and how it has been doing."""
+
+    role: str
+    command: list[str]
+    process: Process | None = None
+    failures: int = 0
+    not_before: float = 0.0
+    started_at: float = 0.0
+
+
+class Watchdog:
+    """Keeps the parts of the embedded cluster alive."""
+
+    def __init__(self, file: Path, logs: Path, workers: int, old: Record | None) -> None:
+        self._file, self._logs, self._workers = file, logs, workers
+        self._address = old.address if old else f"tcp://127.0.0.1:{_free_port()}"
+        port = self._address.rpartition(":")[2]
+        python = [sys.executable, "-m"]
+        scheduler = [*python, "distributed.cli.dask_scheduler", "--host", "127.0.0.1"]
+        scheduler += ["--port", port, "--preload", "resilient_nb", *_dashboard()]
+        nannies = [*python, "distributed.cli.dask_worker", self._address]
+        nannies += ["--nworkers", str(workers), "--nthreads", "1", "--host", "127.0.0.1"]
+        nannies += ["--preload", "resilient_nb", "--memory-limit", "0", "--no-dashboard"]
+        nannies += ["--local-directory", str(logs.parent / "dask")]
+        self._parts = [_Part("scheduler", scheduler), _Part("workers", nannies)]
+        for part in self._parts:
+            known = old.parts.get(part.role) if old else None
+            if known is not None and known.find():
+                part.process, part.started_at = known, time.monotonic()
+        self._stopped = False
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def _on_signal(self, *_: object) -> None:
+        self._stopped = True
+
+    def run(self) -> None:
+        """Watch until told to stop, then end every part."""
+        try:
+            while not self._stopped:
+                if any([self._tend(part) for part in self._parts]):
+                    self._publish()
+                time.sleep(_POLL)
+        finally:
+            self._end()
+            self._file.unlink(missing_ok=True)
+
+    def _tend(self, part: _Part) -> bool:
+        """Start a part if it isn't there; True if it was started."""
+        now = time.monotonic()
+        if part.process is not None:
+            if _alive(part.process):
+                return False
+            lived = now - part.started_at
+            part.failures = part.failures + 1 if lived < 30.0 else 1
+            pause = 0.0 if part.failures <= 2 else min(_SLOWEST, 0.5 * 2.0 ** (part.failures - 3))
+            part.process, part.not_before = None, now + pause
+            logger.warning("%s died; restarting in %.1f s", part.role, pause)
+        if now < part.not_before:
+            return False
+        part.started_at = now
+        with (self._logs / f"{part.role}.log").open("ab") as log:
+            child = subprocess.Popen(
+                part.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        part.process = Process.of(child.pid)
+        return True
+
+    def _publish(self) -> None:
+        parts = {p.role: p.process for p in self._parts if p.process is not None}
+        record = Record(self._address, self._workers, Process.of(os.getpid()), parts)
+        write(self._file, record)
+
+    def _end(self) -> None:
+        """End workers first, so that they don't look for a scheduler that is gone."""
+        for part in reversed(self._parts):
+            root = part.process.find() if part.process is not None else None
+            if root is not None:
+                end_tree(root)
+
+
+def end_tree(root: psutil.Process) -> None:
+    """SIGTERM a process and all below it; SIGKILL what is left after a grace time."""
+    try:
+        family = [root, *root.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return
+    for process in family:
+        try:
+            process.terminate()
+        except psutil.NoSuchProcess:
+            continue
+    _, left = psutil.wait_procs(family, timeout=_END_GRACE)
+    for process in left:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(left, timeout=_END_GRACE)
+
+
+def _alive(process: Process) -> bool:
+    try:
+        os.waitpid(process.pid, os.WNOHANG)  # reap it if it is our child
+    except ChildProcessError:
+        pass  # adopted from an earlier watchdog
+    return process.find() is not None
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _dashboard() -> list[str]:
+    """Dask's dashboard needs bokeh; any free port, on loopback."""
+    if importlib.util.find_spec("bokeh") is None:
+        return ["--no-dashboard"]
+    return ["--dashboard-address", "127.0.0.1:0"]
+
+
+def main() -> None:
+    """Watch this home's embedded cluster, unless another watchdog does."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--workers", type=int, required=True)
+    workers = parser.parse_args().workers
+    settings = load_settings()
+    lock = Lock(settings.cluster_file)
+    if not lock.take():
+        return
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    old = read(settings.cluster_file)
+    os.environ["RESILIENT_NB_MAX_WORKERS"] = str(workers * settings.slots)
+    Watchdog(settings.cluster_file, settings.logs, workers, old).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""Settings, read once: environment before `config.toml` in the home folder before default."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from resilient_nb.errors import InvalidRequest
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings. Times in seconds.
+
+    Each can be set as environment variable `RESILIENT_NB_<NAME>` or as a key of
+    `<home>/config.toml`.
+    """
+
+    home: Path
+    store: Path
+    host: str  # this machine's name among the cluster's hosts
+    user: str
+    slots: int = 1  # ranks that fit on one Dask worker
+    max_workers: int | None = None  # what the cluster can ever hold; None: it may grow
+    threads: int = 1  # torch threads of a rank
+    leave_grace: float = 15.0  # from "leave at a checkpoint" to SIGKILL
+    adopt_grace: float = 30.0  # a silent host's ranks count as lost after this
+    orphan_grace: float = 300.0  # ranks that no control plane adopts end after this
+    wait: bool = False  # every cell waits for its job (nbval, papermill)
+
+    @property
+    def runs(self) -> Path:
+        """Where checkpoints live: one folder a run."""
+        return self.store / "runs"
+
+    @property
+    def cluster_file(self) -> Path:
+        return self.home / "cluster.json"
+
+    @property
+    def journal(self) -> Path:
+        return self.home / "journal.db"
+
+    @property
+    def logs(self) -> Path:
+        return self.home / "logs"
+
+
+def load_settings(environment: dict[str, str] | None = None) -> Settings:
+    """Return the settings of this process.
+
+    Raises:
+        InvalidRequest: for a value that can't be read, naming the variable or key.
+    """
+    env = dict(os.environ) if environment is None else environment
+    home = Path(env.get("RESILIENT_NB_HOME") or "~/.resilient_nb").expanduser().absolute()
+    values: dict[str, Any] = {
+        "home": home,
+        "store": home / "store",
+        "host": socket.gethostname(),
+        "user": getpass.getuser(),
+    }
+    file = home / "config.toml"
+    if file.exists():
+        try:
+            values.update(tomllib.loads(file.read_text()))
+        except tomllib.TOMLDecodeError as error:
+            raise InvalidRequest(f"{file} is no valid TOML: {error}.") from error
+    names = {f.name: f.type for f in fields(Settings)}
+    for name in names:
+        if (text := env.get(f"RESILIENT_NB_{name.upper()}")) and name != "home":
+            values[name] = text
+    unknown = sorted(set(values) - set(names))
+    if unknown:
+        raise InvalidRequest(f"{file} has unknown settings: {', '.join(unknown)}.")
+    return Settings(**{name: _read(name, str(names[name]), v) for name, v in values.items()})
+
+
+def _read(name: str, kind: str, value: Any) -> Any:
+    try:
+        if kind == "Path":
+            return Path(value).expanduser().absolute()
+        if kind == "bool":
+            return value if isinstance(value, bool) else str(value).lower() in ("1", "true", "yes")
+        if kind.startswith("int"):
+            return None if value in (None, "", "none") else int(value)
+        return float(value) if kind == "float" else str(value)
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(f"Setting {name} can't be {value!r}: {error}.") from error

@@ -1,0 +1,1 @@
+"""The control plane: a Dask SchedulerPlugin around the pure core."""

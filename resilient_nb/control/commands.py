@@ -1,0 +1,362 @@
+"""What the control plane answers to notebooks and shells: requests to events and views."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from resilient_nb import __version__
+from resilient_nb.control.engine import Engine
+from resilient_nb.core import events as ev
+from resilient_nb.core.model import Checkpoint, Job, JobSpec, JobState, Run, StopReason
+from resilient_nb.core.names import check_name, job_id, parse_reference, split_job
+from resilient_nb.core.views import (
+    CheckpointView,
+    ClusterView,
+    JobView,
+    RunView,
+    checkpoint_view,
+    run_view,
+)
+from resilient_nb.errors import (
+    AlreadyRunning,
+    CheckpointError,
+    Conflict,
+    InvalidRequest,
+    UnknownName,
+)
+from resilient_nb.storage.blobs import BlobStore
+from resilient_nb.wire import requests as rq
+
+
+class Commands:
+    """Answers one request at a time, without awaiting."""
+
+    def __init__(self, engine: Engine, address: str) -> None:
+        self._engine = engine
+        self._address = address
+        self._blobs = BlobStore(engine.settings.store / "blobs")
+
+    def __call__(self, request: Any) -> Any:
+        """Return the answer that the request's class documents.
+
+        Raises:
+            ResilientError: for everything a user can mend.
+        """
+        match request:
+            case rq.GetCluster():
+                return self._cluster()
+            case rq.PutBlob():
+                return self._put_blob(request)
+            case rq.Submit():
+                return self._submit(request)
+            case rq.Cancel():
+                return self._cancel(self.job(request.job))
+            case rq.Resume():
+                return self._resume(request)
+            case rq.Rollback():
+                return self._rollback(request)
+            case rq.Tag():
+                return self._tag(request)
+            case rq.Fork():
+                return self._fork(request)
+            case rq.Resolve():
+                return self._checkpoint_view(self.resolve(request.ref))
+            case rq.ListJobs():
+                return self._jobs(request)
+            case rq.ListRuns():
+                return self._runs(request)
+            case rq.ReadLog():
+                job = self.job(request.job)
+                return self._engine.logs.read(
+                    job.id, request.rank, request.epoch, request.offset, request.limit
+                )
+            case rq.ReadOut():
+                return self._read_out(request)
+            case rq.VacateAll():
+                return self._vacate_all()
+        raise InvalidRequest(f"The control plane doesn't know {type(request).__name__}.")
+
+    # --- finding ------------------------------------------------------------------------
+
+    def job(self, text: str) -> Job:
+        """Return the job `run#n`, or the newest of a bare run name."""
+        name, number = split_job(text)
+        run = self._run(name)
+        if number is None:
+            if not run.jobs:
+                raise UnknownName(f"Run {name} has no job yet: %%resilient {name} submits one.")
+            return self._engine.world.jobs[run.jobs[-1]]
+        if job_id(name, number) not in self._engine.world.jobs:
+            raise UnknownName(f"There is no job {text}. Run {name} has {', '.join(run.jobs)}.")
+        return self._engine.world.jobs[job_id(name, number)]
+
+    def resolve(self, text: str) -> Checkpoint:
+        """Return the checkpoint that a reference names.
+
+        A step that was reached more than once (after a rollback) is the one in the head's
+        lineage, else the latest.
+        """
+        ref = parse_reference(text)
+        run = self._run(ref.run)
+        if ref.tag is not None:
+            if ref.tag not in run.tags:
+                known = ", ".join(sorted(run.tags)) or "none"
+                raise UnknownName(f"Run {run.name} has no tag {ref.tag}; its tags: {known}.")
+            return self._engine.world.checkpoint(run.tags[ref.tag])
+        if ref.step is None:
+            if run.head is None:
+                raise UnknownName(f"Run {run.name} has no checkpoint at its head.")
+            return self._engine.world.checkpoint(run.head)
+        lineage = self._lineage(run)
+        steps = [c for c in run.checkpoints.values() if c.step == ref.step]
+        found = [c for c in lineage if c.step == ref.step] or steps[-1:]
+        if not found:
+            have = ", ".join(str(c.step) for c in list(run.checkpoints.values())[-12:]) or "none"
+            raise UnknownName(f"Run {run.name} has no checkpoint at step {ref.step}; it has {have}.")
+        return found[0]
+
+    def _run(self, name: str) -> Run:
+        check_name(name)
+        if name not in self._engine.world.runs:
+            known = ", ".join(sorted(self._engine.world.runs)[:20]) or "none"
+            raise UnknownName(f"There is no run {name!r}; there are: {known}.")
+        return self._engine.world.runs[name]
+
+    def _lineage(self, run: Run) -> list[Checkpoint]:
+        """Return the head and its ancestors, newest first."""
+        found, at = [], run.head
+        while at is not None:
+            found.append(self._engine.world.checkpoint(at))
+            at = found[-1].parent
+        return found
+
+    def _root(self) -> str:
+        return str(self._engine.settings.runs)
+
+    def _checkpoint_view(self, checkpoint: Checkpoint) -> CheckpointView:
+        run = self._engine.world.runs[checkpoint.run]
+        return checkpoint_view(run, checkpoint, self._root())
+
+    def _run_view(self, name: str) -> RunView:
+        return run_view(self._engine.world, self._run(name), self._root())
+
+    def _put_blob(self, request: rq.PutBlob) -> int:
+        self._check_store()
+        complete = self._blobs.append_upload(
+            request.digest, request.offset, request.data, request.total
+        )
+        return request.total if complete else request.offset + len(request.data)
+
+    # --- submitting ---------------------------------------------------------------------
+
+    def _submit(self, request: rq.Submit) -> rq.Submitted:
+        for job in self._engine.world.jobs.values():
+            if job.request_id == request.request_id:  # the reply was lost: same answer again
+                return self._submitted(job, "")
+        name = check_name(request.run) if request.run is not None else self._free_name()
+        self._check_fits(name, request.spec)
+        self._check_store()
+        if request.spec.captured and not self._blobs.has(request.spec.captured):
+            raise InvalidRequest("The captured values did not arrive: submit the cell again.")
+        prelude, message = self._start_point(name, request)
+        number = len(self._engine.world.runs[name].jobs) + 1 if name in self._known() else 1
+        self._engine.record(
+            *prelude,
+            ev.JobSubmitted(
+                self._engine.now(), job_id(name, number), name, number, request.request_id,
+                request.spec,
+            ),
+        )  # fmt: skip
+        self._engine.settle()
+        return self._submitted(self._engine.world.jobs[job_id(name, number)], message)
+
+    def _submitted(self, job: Job, message: str) -> rq.Submitted:
+        head = self._engine.world.runs[job.run].head
+        step = self._engine.world.checkpoint(head).step if head else None
+        return rq.Submitted(job.id, job.run, step, message)
+
+    def _start_point(self, name: str, request: rq.Submit) -> tuple[list[ev.Event], str]:
+        """Return the events that make the run and set its head, and what to tell the user."""
+        now = self._engine.now()
+        if request.fork is not None:
+            origin = self._new_fork(request.fork, name)
+            return [ev.RunCreated(now, name, origin.id)], f"Forked from {request.fork}."
+        if name not in self._known():
+            if request.resume not in ("auto", "never"):
+                raise UnknownName(f"There is no run {name} yet, so nothing to resume from.")
+            return [ev.RunCreated(now, name)], ""
+        run = self._run(name)
+        self._check_idle(run)
+        if request.resume == "never":
+            return [ev.HeadMoved(now, name, None)], "Starts over; earlier checkpoints are kept."
+        if request.resume != "auto":
+            target = self._in_run(run, request.resume)
+            return [ev.HeadMoved(now, name, target.id)], f"Goes on from step {target.step}."
+        if run.head is None:
+            return [], ""
+        head = self._engine.world.checkpoint(run.head)
+        if self._is_end(head):
+            text = f"{head.job} had finished: starts over; earlier checkpoints are kept."
+            return [ev.HeadMoved(now, name, None)], text
+        return [], f"Goes on from step {head.step} (--resume never starts over)."
+
+    def _is_end(self, head: Checkpoint) -> bool:
+        """Whether a checkpoint is the last of a job that succeeded: nothing is left to do."""
+        job = self._engine.world.jobs[head.job]
+        own = [c for c in self._run(head.run).checkpoints.values() if c.job == head.job]
+        return job.state is JobState.SUCCEEDED and own[-1].id == head.id
+
+    def _in_run(self, run: Run, text: str) -> Checkpoint:
+        """Resolve `digits@60`, or just `60` or `best`, to a checkpoint of this run."""
+        ref = text if text.partition("@")[0] == run.name else f"{run.name}@{text}"
+        return self.resolve(ref)
+
+    def _new_fork(self, ref: str, name: str) -> Checkpoint:
+        check_name(name)
+        if name in self._known():
+            raise Conflict(f"Run {name} exists already: fork under another name.")
+        return self.resolve(ref)
+
+    def _known(self) -> Any:
+        return self._engine.world.runs
+
+    def _free_name(self) -> str:
+        number = 1
+        while f"cell-{number}" in self._known():
+            number += 1
+        return f"cell-{number}"
+
+    def _check_idle(self, run: Run) -> None:
+        active = self._engine.world.active_job(run.name)
+        if active is not None:
+            raise AlreadyRunning(
+                f"Run {run.name} is {active.state} already, as job {active.id}. Wait for it, "
+                f"cancel it (%resilient cancel {run.name}), or choose another name."
+            )
+
+    def _check_fits(self, name: str, spec: JobSpec) -> None:
+        limit = self._engine.settings.max_workers
+        if limit is not None and spec.workers > limit:
+            raise InvalidRequest(
+                f"Job {name} needs {spec.workers} workers; the cluster has {limit} and can't grow. "
+                f"Lower --workers, or restart it larger: %resilient down, then "
+                f"%resilient up --workers {spec.workers}."
+            )
+
+    def _check_store(self) -> None:
+        store = self._engine.settings.store
+        try:
+            for folder in (store / "runs", store / "blobs", store / "out"):
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if not os.access(store / "runs", os.W_OK | os.X_OK):
+                raise PermissionError(13, "no permission to write")
+        except OSError as error:
+            raise CheckpointError(
+                f"The store {store} can't be written: {error.strerror or error}. Make it writable "
+                "for the cluster's user, or set RESILIENT_NB_STORE to another place and restart it."
+            ) from error
+
+    # --- the other verbs ----------------------------------------------------------------
+
+    def _cancel(self, job: Job) -> JobView:
+        if not job.state.final:
+            if job.state is JobState.QUEUED:
+                self._engine.record(
+                    ev.JobCancelled(self._engine.now(), job.id, "Cancelled while waiting.")
+                )
+            elif job.stop is not StopReason.CANCEL:
+                self._engine.stop(job, StopReason.CANCEL, "Cancelled.")
+        return self._engine.view(self._engine.world.jobs[job.id])
+
+    def _resume(self, request: rq.Resume) -> rq.Submitted:
+        run = self._run(request.run)
+        origin = run
+        while not origin.jobs and origin.forked_from is not None:
+            # A fresh fork has no cell of its own: it goes on with its parent's.
+            origin = self._run(origin.forked_from.partition("/")[0])
+        if not origin.jobs:
+            raise UnknownName(f"Run {run.name} has no cell yet: %%resilient {run.name} gives it one.")
+        spec = self._engine.world.jobs[origin.jobs[-1]].spec
+        if request.at is None and run.head and not self._engine.world.active_job(run.name):
+            head = self._engine.world.checkpoint(run.head)
+            if head.run == run.name and self._is_end(head):
+                raise InvalidRequest(
+                    f"{head.job} finished at step {head.step}: nothing is left to resume. Roll "
+                    f"back first (%resilient rollback {run.name}@STEP), or run the cell again."
+                )
+        submit = rq.Submit(run.name, spec, request.request_id, request.at or "auto")
+        return self._submit(submit)
+
+    def _rollback(self, request: rq.Rollback) -> RunView:
+        ref = parse_reference(request.ref)
+        run = self._run(ref.run)
+        self._check_idle(run)
+        if ref.step is None and ref.tag is None:
+            raise InvalidRequest(f"Say where to: %resilient rollback {run.name}@STEP (or @TAG).")
+        target = self.resolve(request.ref)
+        self._engine.record(
+            ev.HeadMoved(self._engine.now(), run.name, target.id, request.user)
+        )
+        return self._run_view(run.name)
+
+    def _tag(self, request: rq.Tag) -> RunView:
+        target = self.resolve(request.ref)
+        tag = check_name(request.tag, "tag")
+        if tag.isdigit():
+            raise InvalidRequest(f"Tag {tag} would read as a step: give it a letter.")
+        run = parse_reference(request.ref).run
+        self._engine.record(ev.CheckpointTagged(self._engine.now(), run, target.id, tag))
+        return self._run_view(run)
+
+    def _fork(self, request: rq.Fork) -> RunView:
+        origin = self._new_fork(request.ref, request.name)
+        self._engine.record(ev.RunCreated(self._engine.now(), request.name, origin.id))
+        return self._run_view(request.name)
+
+    def _jobs(self, request: rq.ListJobs) -> list[JobView]:
+        jobs = [
+            job
+            for job in reversed(self._engine.world.jobs.values())
+            if request.run is None or job.run == self._run(request.run).name
+        ]
+        return [self._engine.view(job) for job in jobs[: request.limit]]
+
+    def _runs(self, request: rq.ListRuns) -> list[RunView]:
+        names = [request.run] if request.run else list(reversed(self._known()))
+        return [self._run_view(name) for name in names]
+
+    def _read_out(self, request: rq.ReadOut) -> rq.OutPiece:
+        job = self.job(request.job)
+        if not job.returned:
+            raise UnknownName(f"Job {job.id} is {job.state} and has returned nothing.")
+        path = Path(self._engine.settings.store, "out", job.run, str(job.number), "out.pkl")
+        with path.open("rb") as file:
+            file.seek(request.offset)
+            return rq.OutPiece(file.read(request.limit), path.stat().st_size)
+
+    def _vacate_all(self) -> list[str]:
+        self._engine.closing = True
+        holding = [j for j in self._engine.world.jobs.values() if j.state.holds_gang]
+        for job in holding:
+            if job.stop is None:
+                self._engine.stop(job, StopReason.VACATE, "The cluster is going down.")
+        return [j.id for j in self._engine.world.jobs.values() if j.state.holds_gang]
+
+    def _cluster(self) -> ClusterView:
+        world, engine = self._engine.world, self._engine
+        hosts = engine.hosts.views(world)
+        jobs = world.jobs.values()
+        return ClusterView(
+            address=self._address,
+            cluster_id=world.cluster_id,
+            version=__version__,
+            store=str(engine.settings.store),
+            slots=sum(host.slots for host in hosts),
+            used=sum(host.used for host in hosts),
+            max_workers=engine.settings.max_workers,
+            hosts=hosts,
+            running=tuple(j.id for j in jobs if j.state.holds_gang),
+            queued=tuple(j.id for j in jobs if j.state is JobState.QUEUED),
+        )

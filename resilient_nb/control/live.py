@@ -1,0 +1,137 @@
+"""What is known of jobs beyond the journal: live ranks, metric series, notes, why they wait.
+
+None of it decides anything, and all of it may be lost with the scheduler process; metric
+points are also kept in the journal's file, from which a series is read back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from resilient_nb.core.views import Live, LiveRank
+from resilient_nb.wire.orders import Sample
+
+#: Points shown of one metric; beyond twice as many, every second one is dropped.
+SHOWN_POINTS = 300
+_MAX_NOTES = 50
+
+
+class Thinned:
+    """A series of (step, value) of bounded length that covers all steps evenly."""
+
+    def __init__(self, points: tuple[tuple[int, float], ...] = ()) -> None:
+        self._points = list(points)
+        self._stride = 1
+        self._last: tuple[int, float] | None = None
+
+    def add(self, step: int, value: float) -> None:
+        """Add a point; a step that was seen before supersedes itself and all after it."""
+        if self._last is not None and step <= self._last[0]:
+            self._points = [p for p in self._points if p[0] < step]
+        self._last = (step, value)
+        if step % self._stride == 0 or not self._points:
+            self._points.append((step, value))
+        if len(self._points) > 2 * SHOWN_POINTS:
+            self._points = self._points[::2]
+            self._stride *= 2
+
+    def points(self) -> tuple[tuple[int, float], ...]:
+        """Return the points in order; the newest is always the last."""
+        if self._last is None or (self._points and self._points[-1] == self._last):
+            return tuple(self._points)
+        return (*self._points, self._last)
+
+
+@dataclass
+class _JobLive:
+    ranks: dict[int, LiveRank] = field(default_factory=dict)
+    series: dict[str, Thinned] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    waiting: str = ""
+
+
+class LiveTable:
+    """The live part of every job's view."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, _JobLive] = {}
+
+    def begin(self, job: str, hosts: Mapping[int, str], now: float) -> None:
+        """Forget the last attempt's ranks and expect new ones on `hosts`."""
+        known = self._of(job)
+        known.waiting = ""
+        # The place in the loop is kept until the rank says its own: a bar never jumps to zero.
+        old = known.ranks
+        known.ranks = {
+            rank: LiveRank(
+                rank=rank,
+                host=host,
+                step=old[rank].step if rank in old else 0,
+                total_steps=old[rank].total_steps if rank in old else None,
+                seen_at=now,
+            )
+            for rank, host in hosts.items()
+        }
+
+    def started(self, job: str, rank: int, pid: int) -> None:
+        """A rank's process exists."""
+        known = self._of(job)
+        row = known.ranks.get(rank, LiveRank(rank))
+        known.ranks[rank] = replace(row, pid=pid, state="running")
+
+    def sample(self, sample: Sample, host: str, now: float) -> None:
+        """Take a rank's newest sample; metrics are those of rank 0."""
+        known = self._of(sample.job)
+        known.ranks[sample.rank] = LiveRank(
+            rank=sample.rank,
+            state=sample.state,
+            host=host,
+            pid=sample.pid,
+            step=sample.step,
+            total_steps=sample.total_steps,
+            rate=sample.rate,
+            rss=sample.rss,
+            cpu=sample.cpu,
+            seen_at=now,
+        )
+        if sample.rank == 0:
+            for step, values in sample.points:
+                for name, value in values.items():
+                    known.series.setdefault(name, Thinned()).add(step, value)
+
+    def load_series(self, job: str, series: Mapping[str, tuple[tuple[int, float], ...]]) -> None:
+        """Take a job's series from the journal, unless it is known already."""
+        known = self._of(job)
+        for name, points in series.items():
+            known.series.setdefault(name, Thinned(points))
+
+    def note(self, job: str, text: str) -> None:
+        """Keep a line for the user; the oldest of many are dropped, repeats too."""
+        notes = self._of(job).notes
+        if text not in notes:
+            notes.append(text)
+            del notes[:-_MAX_NOTES]
+
+    def wait(self, job: str, reason: str) -> bool:
+        """Set why a job waits; True if that is news."""
+        known = self._of(job)
+        changed, known.waiting = known.waiting != reason, reason
+        return changed
+
+    def knows(self, job: str) -> bool:
+        """Whether anything was heard of the job since the control plane began."""
+        return job in self._jobs
+
+    def of(self, job: str) -> Live:
+        """Return the live part of a job's view."""
+        known = self._of(job)
+        return Live(
+            ranks=tuple(known.ranks[rank] for rank in sorted(known.ranks)),
+            series={name: series.points() for name, series in known.series.items()},
+            notes=tuple(known.notes),
+            waiting=known.waiting,
+        )
+
+    def _of(self, job: str) -> _JobLive:
+        return self._jobs.setdefault(job, _JobLive())

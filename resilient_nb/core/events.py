@@ -1,0 +1,143 @@
+"""What happened, as frozen facts. The journal is a sequence of these and nothing else.
+
+Event names are past tense. An event carries all that `lifecycle.evolve` needs, so that a
+replay needs no clock and no other source.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from resilient_nb.core.model import (
+    Checkpoint,
+    Failure,
+    JobSpec,
+    Placement,
+    RankEnd,
+    StopReason,
+)
+
+
+@dataclass(frozen=True)
+class Event:
+    """Base class. `at` is the control plane's clock when it decided."""
+
+    at: float
+
+
+@dataclass(frozen=True)
+class ClusterCreated(Event):
+    cluster_id: str
+
+
+@dataclass(frozen=True)
+class RunCreated(Event):
+    run: str
+    forked_from: str | None = None
+
+
+@dataclass(frozen=True)
+class JobSubmitted(Event):
+    job: str
+    run: str
+    number: int
+    request_id: str
+    spec: JobSpec
+
+
+@dataclass(frozen=True)
+class GangReserved(Event):
+    job: str
+    epoch: int
+    placement: Placement
+
+
+@dataclass(frozen=True)
+class GangStarted(Event):
+    job: str
+    epoch: int
+
+
+@dataclass(frozen=True)
+class StopRequested(Event):
+    job: str
+    reason: StopReason
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class RankEnded(Event):
+    job: str
+    epoch: int
+    end: RankEnd
+
+
+@dataclass(frozen=True)
+class JobRequeued(Event):
+    """The attempt ended and another will follow. `failure` is None after a vacate."""
+
+    job: str
+    epoch: int
+    failure: Failure | None = None
+    not_before: float = 0.0
+
+
+@dataclass(frozen=True)
+class JobSucceeded(Event):
+    job: str
+    epoch: int
+    returned: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class JobFailed(Event):
+    job: str
+    epoch: int
+    failure: Failure
+
+
+@dataclass(frozen=True)
+class JobCancelled(Event):
+    job: str
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class CheckpointCommitted(Event):
+    checkpoint: Checkpoint
+    tag: str | None = None
+
+
+@dataclass(frozen=True)
+class HeadMoved(Event):
+    run: str
+    head: str | None
+    by: str = ""
+
+
+@dataclass(frozen=True)
+class CheckpointTagged(Event):
+    run: str
+    checkpoint: str
+    tag: str
+
+
+EVENTS: dict[str, type[Event]] = {
+    cls.__name__: cls
+    for cls in (
+        ClusterCreated,
+        RunCreated,
+        JobSubmitted,
+        GangReserved,
+        GangStarted,
+        StopRequested,
+        RankEnded,
+        JobRequeued,
+        JobSucceeded,
+        JobFailed,
+        JobCancelled,
+        CheckpointCommitted,
+        HeadMoved,
+        CheckpointTagged,
+    )
+}

@@ -1,0 +1,231 @@
+"""The one transition table of jobs, and `evolve`, the fold that makes the world from events.
+
+Every way a job can go is a row of `TRANSITIONS`; an event that has no row for the state it
+meets raises `InvalidTransition` and changes nothing. (The idea of holding a protocol in one
+table and no I/O is h11's.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TypeVar
+
+from resilient_nb.core import events as ev
+from resilient_nb.core.model import Job, JobState, Run, StopReason, World
+from resilient_nb.errors import InvalidTransition, StaleEpoch
+
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+
+_S = JobState
+TRANSITIONS: dict[tuple[JobState, type[ev.Event]], JobState] = {
+    (_S.QUEUED, ev.GangReserved): _S.STARTING,
+    (_S.QUEUED, ev.JobCancelled): _S.CANCELLED,
+    (_S.STARTING, ev.GangStarted): _S.RUNNING,
+    (_S.STARTING, ev.RankEnded): _S.STARTING,
+    (_S.STARTING, ev.StopRequested): _S.STOPPING,
+    # A short cell can end before the control plane has heard that all its ranks began.
+    (_S.STARTING, ev.JobSucceeded): _S.SUCCEEDED,
+    (_S.RUNNING, ev.RankEnded): _S.RUNNING,
+    (_S.RUNNING, ev.StopRequested): _S.STOPPING,
+    (_S.RUNNING, ev.JobSucceeded): _S.SUCCEEDED,
+    (_S.STOPPING, ev.StopRequested): _S.STOPPING,
+    (_S.STOPPING, ev.RankEnded): _S.STOPPING,
+    (_S.STOPPING, ev.JobRequeued): _S.QUEUED,
+    (_S.STOPPING, ev.JobFailed): _S.FAILED,
+    (_S.STOPPING, ev.JobCancelled): _S.CANCELLED,
+    # Asked to stop, but every rank had already finished: the work is done.
+    (_S.STOPPING, ev.JobSucceeded): _S.SUCCEEDED,
+}
+
+
+def next_state(job: Job, event: ev.Event) -> JobState:
+    """Return the state that `event` takes `job` to.
+
+    Raises:
+        InvalidTransition: if the table has no such row.
+    """
+    try:
+        return TRANSITIONS[job.state, type(event)]
+    except KeyError:
+        raise InvalidTransition(
+            f"{type(event).__name__} can't happen to job {job.id}, which is {job.state}."
+        ) from None
+
+
+def evolve(world: World, event: ev.Event) -> World:
+    """Return the world after `event`. Pure; raises before anything is changed.
+
+    Raises:
+        InvalidTransition: the event doesn't fit the state it meets.
+        StaleEpoch: the event speaks of an attempt that is not the current one.
+    """
+    match event:
+        case ev.ClusterCreated():
+            return replace(world, cluster_id=event.cluster_id)
+        case ev.RunCreated():
+            return _run_created(world, event)
+        case ev.JobSubmitted():
+            return _job_submitted(world, event)
+        case ev.CheckpointCommitted():
+            return _checkpoint_committed(world, event)
+        case ev.HeadMoved():
+            run = _run(world, event.run)
+            if event.head is not None:
+                _known_checkpoint(world, event.head)
+            return _with_run(world, replace(run, head=event.head))
+        case ev.CheckpointTagged():
+            run = _run(world, event.run)
+            _known_checkpoint(world, event.checkpoint)
+            return _with_run(world, replace(run, tags=_put(run.tags, event.tag, event.checkpoint)))
+        case _:
+            return _job_event(world, event)
+
+
+def replay(history: Iterable[ev.Event]) -> World:
+    """Fold a journal into the world it describes."""
+    world = World()
+    for event in history:
+        world = evolve(world, event)
+    return world
+
+
+def _put(mapping: object, key: _K, value: _V) -> dict[_K, _V]:
+    return {**mapping, key: value}  # type: ignore[dict-item]
+
+
+def _with_run(world: World, run: Run) -> World:
+    return replace(world, runs={**world.runs, run.name: run})
+
+
+def _with_job(world: World, job: Job) -> World:
+    return replace(world, jobs={**world.jobs, job.id: job})
+
+
+def _run(world: World, name: str) -> Run:
+    if name not in world.runs:
+        raise InvalidTransition(f"There is no run {name}.")
+    return world.runs[name]
+
+
+def _known_checkpoint(world: World, identity: str) -> None:
+    run = world.runs.get(identity.partition("/")[0])
+    if run is None or identity not in run.checkpoints:
+        raise InvalidTransition(f"There is no checkpoint {identity}.")
+
+
+def _run_created(world: World, event: ev.RunCreated) -> World:
+    if event.run in world.runs:
+        raise InvalidTransition(f"Run {event.run} exists already.")
+    if event.forked_from is not None:
+        _known_checkpoint(world, event.forked_from)
+    run = Run(
+        name=event.run,
+        created_at=event.at,
+        head=event.forked_from,
+        forked_from=event.forked_from,
+    )
+    return _with_run(world, run)
+
+
+def _job_submitted(world: World, event: ev.JobSubmitted) -> World:
+    run = _run(world, event.run)
+    if event.job in world.jobs:
+        raise InvalidTransition(f"Job {event.job} exists already.")
+    if world.active_job(event.run) is not None:
+        raise InvalidTransition(f"Run {event.run} has an unfinished job.")
+    job = Job(
+        id=event.job,
+        run=event.run,
+        number=event.number,
+        spec=event.spec,
+        state=JobState.QUEUED,
+        submitted_at=event.at,
+        request_id=event.request_id,
+    )
+    return _with_run(_with_job(world, job), replace(run, jobs=(*run.jobs, event.job)))
+
+
+def _checkpoint_committed(world: World, event: ev.CheckpointCommitted) -> World:
+    """Add the checkpoint and move the head to it: a compare-and-swap on epoch and parent."""
+    new = event.checkpoint
+    run, job = _run(world, new.run), world.jobs.get(new.job)
+    if job is None or job.epoch != new.epoch or not job.state.holds_gang:
+        raise StaleEpoch(
+            f"Checkpoint {new.id} was written by attempt {new.epoch} of {new.job}, "
+            "which is no longer the current one."
+        )
+    if new.id in run.checkpoints:
+        raise InvalidTransition(f"Checkpoint {new.id} is committed already.")
+    if new.parent != run.head:
+        raise StaleEpoch(f"Checkpoint {new.id} follows {new.parent}, but the head is {run.head}.")
+    tags = _put(run.tags, event.tag, new.id) if event.tag else run.tags
+    checkpoints = _put(run.checkpoints, new.id, new)
+    return _with_run(world, replace(run, checkpoints=checkpoints, head=new.id, tags=tags))
+
+
+def _job_event(world: World, event: ev.Event) -> World:
+    job = world.jobs.get(getattr(event, "job", ""))
+    if job is None:
+        raise InvalidTransition(f"{type(event).__name__} names no known job.")
+    state = next_state(job, event)
+    epoch = getattr(event, "epoch", job.epoch)
+    if isinstance(event, ev.GangReserved):
+        return _gang_reserved(world, job, event)
+    if epoch != job.epoch:
+        raise StaleEpoch(f"Attempt {epoch} of {job.id} is not the current one ({job.epoch}).")
+    return _with_job(world, replace(_apply(job, event), state=state))
+
+
+def _gang_reserved(world: World, job: Job, event: ev.GangReserved) -> World:
+    run = world.runs[job.run]
+    if event.epoch <= run.epoch:
+        raise StaleEpoch(f"Epoch {event.epoch} of run {run.name} is not after {run.epoch}.")
+    granted = sum(share.count for share in event.placement)
+    if granted != job.spec.workers:
+        raise InvalidTransition(f"{job.id} needs {job.spec.workers} slots, not {granted}.")
+    job = replace(
+        job,
+        state=JobState.STARTING,
+        epoch=event.epoch,
+        attempts=job.attempts + 1,
+        placement=event.placement,
+        started_at=event.at,
+        ends={},
+        stop=None,
+        message="",
+    )
+    return _with_run(_with_job(world, job), replace(run, epoch=event.epoch))
+
+
+def _apply(job: Job, event: ev.Event) -> Job:
+    """Return the job's other fields after an event whose transition is allowed."""
+    match event:
+        case ev.RankEnded():
+            return replace(job, ends=_put(job.ends, event.end.rank, event.end))
+        case ev.StopRequested():
+            # A person's cancel outranks what was under way; nothing outranks a cancel.
+            stop = job.stop if job.stop is StopReason.CANCEL else event.reason
+            return replace(job, stop=stop, message=event.message)
+        case ev.JobRequeued():
+            failures = (*job.failures, event.failure) if event.failure else job.failures
+            return replace(
+                _released(job), failures=failures, not_before=event.not_before, ended_at=None
+            )
+        case ev.JobSucceeded():
+            return replace(_released(job), returned=event.returned, ended_at=event.at)
+        case ev.JobFailed():
+            return replace(
+                _released(job),
+                failures=(*job.failures, event.failure),
+                ended_at=event.at,
+                message=event.failure.message,
+            )
+        case ev.JobCancelled():
+            return replace(_released(job), ended_at=event.at, message=event.message)
+    return job
+
+
+def _released(job: Job) -> Job:
+    return replace(job, placement=(), stop=None)

@@ -1,0 +1,245 @@
+"""Frozen values that jobs, runs and checkpoints are made of.
+
+Everything here is plain data: it is built by `lifecycle.evolve` from events, read by the
+policies (`scheduling`, `recovery`) and shown by `views`. Times are seconds since the Unix
+epoch, sizes are bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Priority(StrEnum):
+    """How urgent its user says a job is; the queue orders classes by this."""
+
+    LOW = "low"
+    NORMAL = "normal"
+    HIGH = "high"
+    URGENT = "urgent"
+
+    @property
+    def rank(self) -> int:
+        """Larger is more urgent."""
+        return list(Priority).index(self)
+
+
+class JobState(StrEnum):
+    """Where a job is between submission and its end."""
+
+    QUEUED = "queued"  # holds nothing
+    STARTING = "starting"  # holds its whole gang, ranks are being launched
+    RUNNING = "running"  # every rank has joined
+    STOPPING = "stopping"  # the gang is being taken down; why is in `stop`
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+
+    @property
+    def holds_gang(self) -> bool:
+        return self in (JobState.STARTING, JobState.RUNNING, JobState.STOPPING)
+
+
+class StopReason(StrEnum):
+    """Why a gang is taken down."""
+
+    FAILURE = "failure"  # a rank failed; recovery decides when all have ended
+    CANCEL = "cancel"  # a person asked for it
+    VACATE = "vacate"  # the slots are wanted back; the job returns to the queue
+
+
+class Outcome(StrEnum):
+    """How one rank of one attempt ended, as its supervisor saw it."""
+
+    FINISHED = "finished"  # ran the whole cell and said so
+    LEFT = "left"  # left at a checkpoint because it was asked to
+    FAILED = "failed"  # the cell raised
+    EXITED = "exited"  # the process ended without a word
+    LOST = "lost"  # its host is gone
+
+
+@dataclass(frozen=True)
+class Interval:
+    """When to checkpoint: every `steps` steps or every `seconds`; neither means never."""
+
+    steps: int | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The source of a cell and what its tracebacks need.
+
+    `filename` is what the notebook calls the cell in tracebacks, `sources` maps file names of
+    captured helpers to their text, `label` is what a person calls the cell (`In [5]`).
+    """
+
+    source: str
+    filename: str = "<cell>"
+    label: str = "cell"
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """Everything that decides what a job computes and what it may use."""
+
+    cell: Cell
+    workers: int = 1
+    priority: Priority = Priority.NORMAL
+    interval: Interval = Interval(seconds=30.0)
+    retries: int = 3
+    seed: int = 0
+    out: tuple[str, ...] = ()
+    captured: str | None = None  # digest of the blob that holds the captured names
+    captured_names: tuple[str, ...] = ()
+    user: str = ""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One line of a remote traceback, packed where the exception was."""
+
+    filename: str
+    lineno: int
+    name: str
+    line: str
+
+
+@dataclass(frozen=True)
+class RemoteError:
+    """An exception of a rank as plain text. `frames` begin at the cell's own line."""
+
+    type: str
+    message: str
+    frames: tuple[Frame, ...] = ()
+    in_collective: bool = False
+
+
+@dataclass(frozen=True)
+class RankEnd:
+    """What is known about the end of one rank. `at` is the supervisor's clock."""
+
+    rank: int
+    outcome: Outcome
+    at: float
+    step: int = 0
+    exit_code: int | None = None
+    signal: int | None = None
+    ordered: bool = False  # we ended it ourselves
+    peak_rss: int = 0
+    host: str = ""
+    error: RemoteError | None = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an attempt ended badly and what was decided, in words a user reads."""
+
+    cause: str
+    message: str
+    decision: str
+    reason: str
+    at: float
+    epoch: int
+    rank: int | None = None
+    step: int = 0
+    resumes_from: int | None = None
+    error: RemoteError | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A committed, immutable snapshot. `id` is its path below the store's `runs`."""
+
+    id: str
+    run: str
+    job: str
+    epoch: int
+    step: int
+    parent: str | None
+    digest: str
+    nbytes: int
+    at: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Share:
+    """`count` ranks on one host, beginning with rank `first`."""
+
+    host: str
+    first: int
+    count: int
+
+
+Placement = tuple[Share, ...]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One submitted cell and how far it is. `ends` are those of the current attempt."""
+
+    id: str
+    run: str
+    number: int
+    spec: JobSpec
+    state: JobState
+    submitted_at: float
+    request_id: str
+    epoch: int = 0
+    attempts: int = 0
+    placement: Placement = ()
+    stop: StopReason | None = None
+    ends: Mapping[int, RankEnd] = field(default_factory=dict)
+    failures: tuple[Failure, ...] = ()
+    not_before: float = 0.0
+    started_at: float | None = None
+    ended_at: float | None = None
+    message: str = ""
+    returned: tuple[str, ...] = ()
+
+    @property
+    def gang_ended(self) -> bool:
+        """Whether every rank of the current attempt has ended."""
+        return len(self.ends) == self.spec.workers
+
+
+@dataclass(frozen=True)
+class Run:
+    """A named lineage of checkpoints with a movable head."""
+
+    name: str
+    created_at: float
+    epoch: int = 0
+    head: str | None = None
+    jobs: tuple[str, ...] = ()
+    checkpoints: Mapping[str, Checkpoint] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    forked_from: str | None = None
+
+
+@dataclass(frozen=True)
+class World:
+    """The whole truth about jobs: a fold of the journal."""
+
+    cluster_id: str = ""
+    runs: Mapping[str, Run] = field(default_factory=dict)
+    jobs: Mapping[str, Job] = field(default_factory=dict)
+
+    def checkpoint(self, identity: str) -> Checkpoint:
+        """Return a checkpoint by its identity, whichever run it belongs to."""
+        return self.runs[identity.partition("/")[0]].checkpoints[identity]
+
+    def active_job(self, run: str) -> Job | None:
+        """Return the run's unfinished job; there is at most one."""
+        for identity in reversed(self.runs[run].jobs):
+            if not self.jobs[identity].state.final:
+                return self.jobs[identity]
+        return None

@@ -1,0 +1,74 @@
+"""Names that people type: runs, jobs, tags and checkpoint references."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from resilient_nb.errors import InvalidRequest
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+
+
+def check_name(name: str, kind: str = "run") -> str:
+    """Return `name` if it is a valid run or tag name.
+
+    Raises:
+        InvalidRequest: with the rule, so that the next try succeeds.
+    """
+    if not _NAME.match(name):
+        raise InvalidRequest(
+            f"{name!r} can't be a {kind} name. Use 1 to 64 letters, digits, '.', '_' and '-', "
+            "beginning with a letter or digit."
+        )
+    return name
+
+
+def job_id(run: str, number: int) -> str:
+    """Return the identity of a run's n-th job: `digits#2`."""
+    return f"{run}#{number}"
+
+
+def split_job(text: str) -> tuple[str, int | None]:
+    """Split `digits#2` into run and number; the number is None for a bare run name."""
+    run, mark, number = text.partition("#")
+    if mark and not number.isdigit():
+        raise InvalidRequest(f"{text!r} is no job. A job is RUN#NUMBER, for example {run}#1.")
+    return check_name(run), int(number) if mark else None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A checkpoint as people write it. Neither step nor tag means the head."""
+
+    run: str
+    step: int | None = None
+    tag: str | None = None
+
+    def __str__(self) -> str:
+        if self.step is not None:
+            return f"{self.run}@{self.step}"
+        return f"{self.run}@{self.tag}" if self.tag is not None else self.run
+
+
+def parse_reference(text: str) -> Reference:
+    """Parse `run`, `run@step` or `run@tag`.
+
+    Raises:
+        InvalidRequest: if it is none of these.
+    """
+    run, mark, rest = text.partition("@")
+    check_name(run)
+    if not mark:
+        return Reference(run)
+    if rest.isdigit():
+        return Reference(run, step=int(rest))
+    return Reference(run, tag=check_name(rest, "tag"))
+
+
+def checkpoint_id(run: str, step: int, epoch: int) -> str:
+    """Return a checkpoint's identity, which is also its path below the store's `runs`.
+
+    The epoch is part of it, so that two attempts never write to one place.
+    """
+    return f"{run}/{step:08d}-e{epoch}"

@@ -1,0 +1,227 @@
+"""What people see of jobs: one fold for panel, sidebar, command line and `--json`.
+
+A view is plain data with stable field names. It joins the journaled world with what is
+live (`LiveRank`, `Series`), which may be missing: after a restart of the control plane a
+view is complete but for the ranks' last second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from resilient_nb.core.model import Checkpoint, Failure, Job, JobState, RankEnd, Run, World
+
+
+@dataclass(frozen=True)
+class LiveRank:
+    """One rank now. `rate` in steps/s, `cpu` in cores, `rss` in bytes."""
+
+    rank: int
+    state: str = "starting"  # starting, running, checkpointing, finished, ended
+    host: str = ""
+    pid: int = 0
+    step: int = 0
+    total_steps: int | None = None
+    rate: float = 0.0
+    rss: int = 0
+    cpu: float = 0.0
+    seen_at: float = 0.0
+
+
+@dataclass(frozen=True)
+class CheckpointView:
+    """One checkpoint as shown. `ref` is what a user types to name it."""
+
+    ref: str
+    run: str
+    step: int
+    at: float
+    nbytes: int
+    digest: str
+    parent: str | None
+    id: str
+    path: str
+    tags: tuple[str, ...] = ()
+    is_head: bool = False
+    job: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class JobView:
+    """A job as shown. `series` maps a metric to (step, value) pairs, at most some hundreds."""
+
+    id: str
+    run: str
+    state: JobState
+    reason: str
+    priority: str
+    workers: int
+    user: str
+    submitted_at: float
+    started_at: float | None
+    ended_at: float | None
+    attempts: int
+    epoch: int
+    step: int
+    total_steps: int | None
+    rate: float
+    eta_s: float | None
+    out: tuple[str, ...]
+    returned: tuple[str, ...]
+    ranks: tuple[LiveRank, ...]
+    metrics: Mapping[str, float]
+    series: Mapping[str, tuple[tuple[int, float], ...]]
+    checkpoints: tuple[CheckpointView, ...]
+    failures: tuple[Failure, ...]
+    notes: tuple[str, ...]
+    label: str
+
+
+@dataclass(frozen=True)
+class RunView:
+    """A run as shown: its lineage and its jobs, oldest first."""
+
+    name: str
+    created_at: float
+    head: str | None
+    forked_from: str | None
+    tags: Mapping[str, str]
+    checkpoints: tuple[CheckpointView, ...]
+    jobs: tuple[str, ...]
+    active_job: str | None
+
+
+@dataclass(frozen=True)
+class HostView:
+    """A machine of the cluster: slots in all and in use, and its Dask workers."""
+
+    id: str
+    slots: int
+    used: int
+    workers: tuple[str, ...]
+    warm: bool
+
+
+@dataclass(frozen=True)
+class ClusterView:
+    """The cluster as shown."""
+
+    address: str
+    cluster_id: str
+    version: str
+    store: str
+    slots: int
+    used: int
+    max_workers: int | None
+    hosts: tuple[HostView, ...]
+    running: tuple[str, ...]
+    queued: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Live:
+    """What is known of a job beyond the journal."""
+
+    ranks: tuple[LiveRank, ...] = ()
+    series: Mapping[str, tuple[tuple[int, float], ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    waiting: str = ""
+
+
+def checkpoint_view(run: Run, checkpoint: Checkpoint, root: str) -> CheckpointView:
+    """Return a checkpoint as shown. `root` is the store's folder of runs."""
+    return CheckpointView(
+        ref=f"{checkpoint.run}@{checkpoint.step}",
+        run=checkpoint.run,
+        step=checkpoint.step,
+        at=checkpoint.at,
+        nbytes=checkpoint.nbytes,
+        digest=checkpoint.digest,
+        parent=checkpoint.parent,
+        id=checkpoint.id,
+        path=f"{root}/{checkpoint.id}",
+        tags=tuple(sorted(tag for tag, target in run.tags.items() if target == checkpoint.id)),
+        is_head=run.head == checkpoint.id,
+        job=checkpoint.job,
+        metrics=checkpoint.metrics,
+    )
+
+
+def job_view(world: World, job: Job, live: Live, root: str) -> JobView:
+    """Return a job as shown."""
+    run = world.runs[job.run]
+    own = [c for c in run.checkpoints.values() if c.job == job.id]
+    # A rank's last word can be older than the newest checkpoint, and the other way round.
+    reached = [r.step for r in live.ranks] + ([own[-1].step] if own else [])
+    step = max(reached, default=_head_step(world, run))
+    total = next((r.total_steps for r in live.ranks if r.total_steps is not None), None)
+    rates = [r.rate for r in live.ranks if r.rate > 0]
+    rate = min(rates) if rates and job.state is JobState.RUNNING else 0.0
+    left = max(0, total - step) if total is not None else None
+    return JobView(
+        id=job.id,
+        run=job.run,
+        state=job.state,
+        reason=_reason(job, live),
+        priority=job.spec.priority.value,
+        workers=job.spec.workers,
+        user=job.spec.user,
+        submitted_at=job.submitted_at,
+        started_at=job.started_at,
+        ended_at=job.ended_at,
+        attempts=job.attempts,
+        epoch=job.epoch,
+        step=step,
+        total_steps=total,
+        rate=rate,
+        eta_s=left / rate if left is not None and rate > 0 else None,
+        out=job.spec.out,
+        returned=job.returned,
+        ranks=_ranks(job, live),
+        metrics={name: points[-1][1] for name, points in live.series.items() if points},
+        series=live.series,
+        checkpoints=tuple(checkpoint_view(run, c, root) for c in own),
+        failures=job.failures,
+        notes=live.notes,
+        label=job.spec.cell.label,
+    )
+
+
+def run_view(world: World, run: Run, root: str) -> RunView:
+    """Return a run as shown."""
+    active = world.active_job(run.name)
+    return RunView(
+        name=run.name,
+        created_at=run.created_at,
+        head=run.head,
+        forked_from=run.forked_from,
+        tags=dict(run.tags),
+        checkpoints=tuple(checkpoint_view(run, c, root) for c in run.checkpoints.values()),
+        jobs=run.jobs,
+        active_job=active.id if active else None,
+    )
+
+
+def _head_step(world: World, run: Run) -> int:
+    return world.checkpoint(run.head).step if run.head else 0
+
+
+def _reason(job: Job, live: Live) -> str:
+    if job.state is JobState.QUEUED:
+        return live.waiting
+    return job.message
+
+
+def _ranks(job: Job, live: Live) -> tuple[LiveRank, ...]:
+    """Return the live rows; ranks that have ended say how instead of their last state."""
+    rows = []
+    for row in live.ranks:
+        end = job.ends.get(row.rank)
+        rows.append(_ended(row, end) if end else row)
+    return tuple(rows)
+
+
+def _ended(row: LiveRank, end: RankEnd) -> LiveRank:
+    return replace(row, state=end.outcome.value, step=end.step, rate=0.0, cpu=0.0)

@@ -1,0 +1,113 @@
+"""Everything this package raises on purpose, grouped by what the caller does next.
+
+Each class has a stable `code` that `--json` prints and that survives the trip from the
+control plane to the notebook: `to_wire` and `from_wire` are each other's inverse.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ResilientError(Exception):
+    """Base class. `str(error)` names the thing, the reason and the way out."""
+
+    code: ClassVar[str] = "error"
+
+    def to_wire(self) -> dict[str, str]:
+        """Return the plain form that crosses processes."""
+        return {"code": self.code, "message": str(self)}
+
+
+class InvalidRequest(ResilientError):
+    """The request can't be right: change it and submit again."""
+
+    code = "invalid-request"
+
+
+class UnknownName(InvalidRequest):
+    """No run, job, checkpoint or tag has this name."""
+
+    code = "unknown-name"
+
+
+class CannotCapture(InvalidRequest):
+    """A notebook name that the cell uses can't be sent to another process."""
+
+    code = "cannot-capture"
+
+
+class Conflict(ResilientError):
+    """Somebody else holds what was asked for: wait, or choose another name."""
+
+    code = "conflict"
+
+
+class AlreadyRunning(Conflict):
+    """The run has an unfinished job, or the cluster is already up."""
+
+    code = "already-running"
+
+
+class ClusterUnreachable(ResilientError):
+    """No cluster answers: start one, or connect to another; jobs are not lost."""
+
+    code = "cluster-unreachable"
+
+
+class VersionMismatch(ResilientError):
+    """Notebook and cluster run versions that can't talk to each other."""
+
+    code = "version-mismatch"
+
+
+class JobFailed(ResilientError):
+    """The job ended without its result; the message says why."""
+
+    code = "job-failed"
+
+
+class JobCancelled(ResilientError):
+    """The job was cancelled by a person."""
+
+    code = "job-cancelled"
+
+
+class CheckpointError(ResilientError):
+    """A checkpoint can't be written or read."""
+
+    code = "checkpoint-error"
+
+
+class CannotStore(CheckpointError):
+    """A value in the tracked state has no representation without pickle."""
+
+    code = "cannot-store"
+
+
+class CorruptCheckpoint(CheckpointError):
+    """A stored value doesn't match its digest; the message names it."""
+
+    code = "corrupt-checkpoint"
+
+
+class StaleEpoch(ResilientError):
+    """An older attempt tried to act after a newer one began (fencing)."""
+
+    code = "stale-epoch"
+
+
+class InvalidTransition(ResilientError):
+    """An event doesn't fit the state it meets: a defect of ours, never the user's."""
+
+    code = "invalid-transition"
+
+
+def _subclasses(cls: type[ResilientError]) -> list[type[ResilientError]]:
+    return [cls] + [s for child in cls.__subclasses__() for s in _subclasses(child)]
+
+
+def from_wire(data: dict[str, str]) -> ResilientError:
+    """Rebuild the error that `to_wire` made; an unknown code gives the base class."""
+    by_code = {cls.code: cls for cls in _subclasses(ResilientError)}
+    return by_code.get(data.get("code", ""), ResilientError)(data.get("message", ""))

@@ -1,0 +1,1 @@
+"""What the notebook user touches: the magics, capture, completion and display."""

@@ -1,0 +1,319 @@
+"""The parts that reports are built of; each can say itself in HTML and in plain text.
+
+A report is a list of blocks, so that what the notebook shows and what a terminal prints
+can't drift apart. Blocks hold raw text: it is escaped or cleaned here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from resilient_nb.notebook.chart import Point, chart, sparkline
+from resilient_nb.notebook.markup import Markup, page, tag, together
+from resilient_nb.notebook.words import (
+    SIGNS,
+    WIDTH,
+    clean,
+    clip,
+    columns,
+    joined,
+    last_lines,
+    number,
+    one_line,
+    share,
+    sign,
+    tone,
+)
+
+
+class Block(Protocol):
+    """A part of a report."""
+
+    def html(self) -> Markup:
+        """Return the block as HTML."""
+
+    def text(self) -> str:
+        """Return the block as lines of at most `WIDTH` characters."""
+
+
+def to_html(blocks: Sequence[Block]) -> str:
+    """Return a whole report as one HTML panel."""
+    return page(*(block.html() for block in blocks))
+
+
+def to_text(blocks: Sequence[Block]) -> str:
+    """Return a whole report as plain text."""
+    return "\n".join(text for block in blocks if (text := block.text()))
+
+
+@dataclass(frozen=True)
+class Head:
+    """What the report is of: name, state (a badge), what belongs to it, and at what time."""
+
+    name: str
+    state: str = ""
+    facts: tuple[str, ...] = ()
+    details: tuple[str, ...] = ()
+    at: str = ""
+
+    def html(self) -> Markup:
+        badge = [tag("span", sign(self.state), class_=f"rnb-badge rnb-{tone(self.state)}")]
+        facts = [tag("span", one_line(fact)) for fact in self.facts if fact]
+        top = tag(
+            "div",
+            *(badge if self.state else []),
+            tag("span", one_line(self.name), class_="rnb-name"),
+            *_dotted(facts),
+            tag("span", self.at, class_="rnb-quiet rnb-at"),
+            class_="rnb-head",
+        )
+        details = one_line(joined(*self.details))
+        below = tag("div", details, class_="rnb-facts rnb-quiet") if details else Markup("")
+        return together(top, below)
+
+    def text(self) -> str:
+        state = f"{sign(self.state)}  " if self.state else ""
+        top = f"{state}{one_line(self.name)}  {one_line(joined(*self.facts))}".rstrip()
+        return "\n".join(
+            line for line in (*wrapped(top), *wrapped(one_line(joined(*self.details)))) if line
+        )
+
+
+@dataclass(frozen=True)
+class Note:
+    """A paragraph that stands out: why it waits, what to do next. `tone` as in `SIGNS`."""
+
+    title: str
+    body: str = ""
+    tone: str = "wait"
+
+    def html(self) -> Markup:
+        parts = [tag("b", one_line(self.title))] if self.title else []
+        body = one_line(self.body)
+        return tag(
+            "div", together(*parts, " " if parts and body else "", body),
+            class_=f"rnb-note rnb-{self.tone}",
+        )  # fmt: skip
+
+    def text(self) -> str:
+        return "\n".join(wrapped(one_line(f"{self.title} {self.body}"), "! "))
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a job is: `total` may be unknown; then only the words are shown."""
+
+    done: int
+    total: int | None
+    state: str
+    words: tuple[str, ...] = ()
+
+    def html(self) -> Markup:
+        bar = []
+        if self.total:
+            value = min(max(self.done, 0), self.total)
+            bar.append(
+                tag("progress", share(value, self.total), value=str(value), max=str(self.total),
+                    aria_label="steps done")
+            )  # fmt: skip
+        return tag(
+            "div", *bar, tag("span", self.said()), class_=f"rnb-progress rnb-{tone(self.state)}"
+        )
+
+    def text(self) -> str:
+        if not self.total:
+            return clip(self.said(), WIDTH)
+        filled = 24 * min(max(self.done, 0), self.total) // self.total
+        return clip(f"{'█' * filled}{'░' * (24 - filled)}  {self.said()}", WIDTH)
+
+    def said(self) -> str:
+        """Return the words beside the bar."""
+        if self.total is None:
+            steps = f"step {self.done:,}"
+        else:
+            steps = f"step {self.done:,} of {self.total:,} ({share(self.done, self.total)})"
+        return joined(steps, *self.words)
+
+
+@dataclass(frozen=True)
+class Charts:
+    """The first metrics over steps, `loss` before others; the rest by latest value only."""
+
+    series: Mapping[str, Sequence[Point]]
+    shown: int = 3
+
+    def _chosen(self) -> list[str]:
+        named = [name for name, points in self.series.items() if points]
+        return sorted(named, key=lambda name: "loss" not in name.lower())
+
+    def html(self) -> Markup:
+        names = self._chosen()
+        if not names:
+            return Markup("")
+        drawn = tag(
+            "div", *(chart(n, self.series[n]) for n in names[: self.shown]), class_="rnb-charts"
+        )
+        rest = joined(*self._latest(names[self.shown :]))
+        return together(drawn, tag("div", rest, class_="rnb-quiet") if rest else "")
+
+    def text(self) -> str:
+        names = self._chosen()
+        drawn = [
+            (clip(one_line(n), 24), number(self.series[n][-1][1]), sparkline(self.series[n], 48))
+            for n in names[: self.shown]
+        ]
+        lines = columns(drawn, (False, True, False))
+        rest = joined(*self._latest(names[self.shown :]))
+        return "\n".join([*lines, *wrapped(rest)]) if drawn else ""
+
+    def _latest(self, names: Sequence[str]) -> list[str]:
+        return [f"{one_line(n)} {number(self.series[n][-1][1])}" for n in names]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table. `kind`: text, right, state, mono, or tree (keeps its spaces)."""
+
+    title: str
+    kind: str = "text"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under a title. `more` is said below, when rows were left out."""
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[str, ...], ...]
+    more: str = ""
+
+    def html(self) -> Markup:
+        heads = [
+            tag("th", c.title, scope="col", class_="rnb-right" if c.kind == "right" else "")
+            for c in self.columns
+        ]
+        body = [
+            tag("tr", *(_cell(c, text) for c, text in zip(self.columns, row, strict=True)))
+            for row in self.rows
+        ]
+        table = tag(
+            "table", tag("thead", tag("tr", *heads)), tag("tbody", *body), class_="rnb-table"
+        )
+        return together(
+            tag("div", self.title, class_="rnb-title") if self.title else "",
+            table if self.rows else "",
+            tag("div", self.more, class_="rnb-quiet") if self.more else "",
+        )
+
+    def text(self) -> str:
+        rows = [[_plain(c, t) for c, t in zip(self.columns, r, strict=True)] for r in self.rows]
+        heads = [[c.title for c in self.columns]] if rows else []
+        lines = columns(heads + rows, [c.kind == "right" for c in self.columns], WIDTH - 2)
+        title = [f"\n{one_line(self.title)}"] if self.title else []
+        return "\n".join([*title, *_indented(lines), *wrapped(one_line(self.more), "  ")])
+
+
+@dataclass(frozen=True)
+class Items:
+    """A titled list of sentences."""
+
+    title: str
+    items: tuple[str, ...]
+
+    def html(self) -> Markup:
+        rows = [tag("li", one_line(item)) for item in self.items]
+        return together(tag("div", self.title, class_="rnb-title"), tag("ul", *rows))
+
+    def text(self) -> str:
+        lines = [line for item in self.items for line in wrapped(one_line(item), "- ")]
+        return "\n".join([f"\n{self.title}", *_indented(lines)])
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened: a line in bold, sentences, and what can be unfolded."""
+
+    state: str
+    title: str
+    lines: tuple[str, ...]
+    trace: str = ""
+    unfolded: bool = False
+
+    def html(self) -> Markup:
+        parts = [tag("p", tag("b", f"{self._symbol()} {one_line(self.title)}"), class_="rnb-state")]
+        parts += [tag("p", one_line(line)) for line in self.lines if line]
+        if self.trace:
+            trace = tag("pre", self.trace)
+            fold = tag("details", tag("summary", "traceback"), trace)
+            parts.append(trace if self.unfolded else fold)
+        return tag("div", *parts, class_=f"rnb-note rnb-{tone(self.state)}")
+
+    def text(self) -> str:
+        lines = [*wrapped(f"{self._symbol()} {one_line(self.title)}")]
+        lines += [part for line in self.lines for part in wrapped(one_line(line), "  ")]
+        if self.trace and self.unfolded:
+            lines += _indented([clip(t, WIDTH - 4) for t in self.trace.split("\n")], 4)
+        return "\n".join(lines)
+
+    def _symbol(self) -> str:
+        return SIGNS.get(self.state, ("•", "off"))[0]
+
+
+@dataclass(frozen=True)
+class Output:
+    """The end of what a job printed."""
+
+    title: str
+    log: str
+    lines: int = 15
+
+    def html(self) -> Markup:
+        log = last_lines(self.log, self.lines, 400)
+        if not log:
+            return Markup("")
+        return together(tag("div", self.title, class_="rnb-title"), tag("pre", log))
+
+    def text(self) -> str:
+        log = last_lines(self.log, self.lines, WIDTH - 2)
+        return "\n".join([f"\n{self.title}", *_indented(log.split("\n"))]) if log else ""
+
+
+def wrapped(text: str, lead: str = "") -> list[str]:
+    """Return a paragraph as lines; those after the first are indented as far as `lead`."""
+    return textwrap.wrap(
+        text, WIDTH - 4, initial_indent=lead, subsequent_indent=" " * len(lead),
+        break_on_hyphens=False,
+    )  # fmt: skip
+
+
+def _indented(lines: Sequence[str], by: int = 2) -> list[str]:
+    return [(" " * by + line).rstrip() for line in lines]
+
+
+def _dotted(parts: Sequence[Markup]) -> list[Markup]:
+    dot = tag("span", "·", class_="rnb-quiet")
+    return [piece for part in parts for piece in (dot, part)][1:]
+
+
+def _plain(column: Column, text: str) -> str:
+    if column.kind == "tree":
+        return clean(text).replace("\n", " ")
+    return sign(text) if column.kind == "state" else one_line(text)
+
+
+def _cell(column: Column, text: str) -> Markup:
+    shown = _plain(column, text)
+    match column.kind:
+        case "right":
+            return tag("td", shown, class_="rnb-right rnb-tight")
+        case "state":
+            state = tag("span", shown, class_=f"rnb-state rnb-{tone(text)}")
+            return tag("td", state, class_="rnb-tight")
+        case "mono":
+            return tag("td", tag("span", shown, class_="rnb-mono"))
+        case "tree":
+            return tag("td", tag("span", shown, class_="rnb-mono rnb-tree"), class_="rnb-tight")
+    return tag("td", shown)

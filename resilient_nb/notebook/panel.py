@@ -1,0 +1,300 @@
+"""The panel of a job: what a notebook cell shows while its job runs and when it is saved.
+
+Pure: a view in, HTML or plain text out; the clock is a parameter. The panel is complete as
+it stands, so a saved notebook tells the whole story without a kernel, and nothing that came
+from a job is ever HTML (`markup.tag` escapes it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from resilient_nb.core.model import Failure, Frame, JobState, RemoteError
+from resilient_nb.core.recovery import USER_ERROR
+from resilient_nb.core.views import CheckpointView, JobView, LiveRank
+from resilient_nb.notebook import words
+from resilient_nb.notebook.blocks import (
+    Block,
+    Charts,
+    Column,
+    Event,
+    Head,
+    Items,
+    Note,
+    Output,
+    Progress,
+    Table,
+    to_html,
+    to_text,
+)
+from resilient_nb.notebook.reports import (
+    checkpoint_rows,
+    checkpoints_html,
+    checkpoints_text,
+    cluster_html,
+    cluster_text,
+    jobs_html,
+    jobs_text,
+    run_html,
+    run_text,
+)
+from resilient_nb.notebook.words import Moment
+
+__all__ = [
+    "Rich", "checkpoints_html", "checkpoints_text", "cluster_html", "cluster_text", "jobs_html",
+    "jobs_text", "line_text", "panel_html", "panel_text", "run_html", "run_text",
+]  # fmt: skip
+
+_MOST_CHECKPOINTS = 8
+_MOST_RANKS = 16
+_MOST_FAILURES = 5
+_MOST_NOTES = 8
+_MOST_FRAMES = 24
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Rich(Generic[T]):
+    """What a verb returns: shown as HTML or text, with the view itself in `data`."""
+
+    text: str
+    html: str
+    data: T
+
+    def __str__(self) -> str:
+        return self.text
+
+    __repr__ = __str__
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        return {"text/plain": self.text, "text/html": self.html}
+
+
+def panel_html(
+    view: JobView, tail: str = "", *, notice: str = "", moment: Moment | None = None
+) -> str:
+    """Return a job as one HTML element with its style, and no script.
+
+    Args:
+        view: the job.
+        tail: the end of its output, shown below.
+        notice: a warning about the panel itself (say, that the cluster doesn't answer).
+        moment: now, and the time zone; the default is the machine's.
+    """
+    return to_html(_job(view, tail, notice, moment or Moment()))
+
+
+def panel_text(
+    view: JobView, tail: str = "", *, notice: str = "", moment: Moment | None = None
+) -> str:
+    """Return a job as lines of at most 100 characters; arguments as of `panel_html`."""
+    return to_text(_job(view, tail, notice, moment or Moment()))
+
+
+def line_text(view: JobView) -> str:
+    """Return how far a job is on one line, for terminals that can't redraw."""
+    progress = _progress(view)
+    latest = [f"{name} {words.number(value)}" for name, value in view.metrics.items()]
+    said = words.joined(progress.said(), *latest[:3])
+    if view.state is JobState.QUEUED:
+        said = view.reason or "waiting for its turn"
+    return words.clip(words.one_line(f"{view.id} {words.sign(view.state)} · {said}"), words.WIDTH)
+
+
+def _job(view: JobView, tail: str, notice: str, moment: Moment) -> list[Block]:
+    blocks: list[Block] = [_head(view, moment)]
+    if notice:
+        blocks.append(Note("", notice, "wait"))
+    if view.state is JobState.QUEUED:
+        blocks.append(Note("Waiting:", view.reason or "for its turn.", "wait"))
+    elif view.state is JobState.STOPPING and view.reason:
+        blocks.append(Note("Stopping:", view.reason, "wait"))
+    if view.state is not JobState.QUEUED or view.step:
+        blocks.append(_progress(view))
+    blocks += _failures(view, moment)
+    blocks += _ending(view)
+    blocks.append(Charts(view.series))
+    if view.ranks:
+        blocks.append(_ranks(view.ranks))
+    if view.checkpoints:
+        blocks.append(_checkpoints(view.checkpoints, moment))
+    if view.notes:
+        blocks.append(_notes(view.notes))
+    if tail:
+        blocks.append(Output("Output", tail))
+    return blocks
+
+
+def _head(view: JobView, moment: Moment) -> Head:
+    again = f"attempt {view.attempts}" if view.attempts > 1 else ""
+    return Head(
+        view.id,
+        view.state.value,
+        (view.label, f"{view.priority} priority", words.count(view.workers, "worker"), again),
+        (
+            f"by {view.user}" if view.user else "",
+            f"submitted {moment.clock(view.submitted_at)}",
+            _time_spent(view, moment),
+            _results(view),
+        ),
+        # A final panel is a document: when it was drawn says nothing.
+        "" if view.state.final else f"as of {moment.stamp()}",
+    )
+
+
+def _time_spent(view: JobView, moment: Moment) -> str:
+    if view.state is JobState.QUEUED:
+        return f"waiting {moment.since(view.submitted_at)}" if not view.attempts else ""
+    if view.started_at is None:
+        return ""
+    spent = moment.since(view.started_at, view.ended_at)
+    of = " (this attempt)" if view.attempts > 1 else ""
+    ended = f"ended {moment.clock(view.ended_at)}" if view.ended_at is not None else ""
+    return words.joined(ended, f"run time {spent}{of}")
+
+
+def _results(view: JobView) -> str:
+    if view.returned:
+        return f"returned {', '.join(view.returned)}"
+    return f"returns {', '.join(view.out)}" if view.out and not view.state.final else ""
+
+
+def _progress(view: JobView) -> Progress:
+    left = ""
+    if view.eta_s is not None and view.state is JobState.RUNNING:
+        left = f"{words.duration(view.eta_s)} left"
+    speed = words.rate(view.rate) if view.state is JobState.RUNNING else ""
+    return Progress(view.step, view.total_steps, view.state.value, (speed, left))
+
+
+def _ending(view: JobView) -> list[Block]:
+    """Return how an unsuccessful job ended, when no failure above says it, and the way out."""
+    if view.state not in (JobState.FAILED, JobState.CANCELLED):
+        return []
+    failed = view.state is JobState.FAILED
+    blocks: list[Block] = []
+    if view.reason and not (failed and view.failures):
+        blocks.append(Note("", view.reason, "bad" if failed else "off"))
+    head = next((c for c in view.checkpoints if c.is_head), None)
+    place = f"step {head.step:,}" if head else "the run's head, if it has a checkpoint"
+    act = f"run the cell again, or %resilient resume {view.run}"
+    if failed and view.failures and view.failures[-1].cause == USER_ERROR:
+        act = "correct the cell and run it again"
+    blocks.append(Note("To go on:", f"{act}. It goes on from {place}.", "off"))
+    return blocks
+
+
+def _failures(view: JobView, moment: Moment) -> list[Block]:
+    shown = view.failures[-_MOST_FAILURES:]
+    blocks: list[Block] = []
+    if len(view.failures) > len(shown):
+        earlier = words.count(len(view.failures) - len(shown), "earlier failure")
+        blocks.append(Note("", f"{earlier} not shown.", "off"))
+    last = len(shown) - 1
+    for index, failure in enumerate(shown):
+        fatal = index == last and view.state is JobState.FAILED
+        blocks.append(_failure(failure, fatal, view.label, moment))
+    return blocks
+
+
+def _failure(failure: Failure, fatal: bool, label: str, moment: Moment) -> Event:
+    title = words.joined(
+        f"{'failed' if fatal else 'retried'}: {failure.cause}",
+        f"rank {failure.rank}" if failure.rank is not None else "",
+        f"step {failure.step:,}",
+        moment.clock(failure.at),
+    )
+    decided = f"Decision: {failure.decision}. {failure.reason}"
+    return Event(
+        "failed" if fatal else "retried",
+        title,
+        (failure.message, decided if fatal else f"{decided} {_went_on(failure)}"),
+        traceback_text(failure.error, label) if failure.error else "",
+        unfolded=fatal,
+    )
+
+
+def _went_on(failure: Failure) -> str:
+    if failure.resumes_from is None:
+        return "Begun again: there was no checkpoint."
+    return f"Resumed from step {failure.resumes_from:,}."
+
+
+def traceback_text(error: RemoteError, label: str) -> str:
+    """Return a remote exception as Python prints one; the cell's lines are named by `label`."""
+    cell = error.frames[0].filename if error.frames else ""
+    lines = ["Traceback of the job (most recent call last):"] if error.frames else []
+    frames = error.frames
+    if len(frames) > _MOST_FRAMES:
+        half = _MOST_FRAMES // 2
+        lines += _frames(frames[:half], cell, label)
+        lines.append(f"  … {words.count(len(frames) - 2 * half, 'more frame')} …")
+        frames = frames[-half:]
+    lines += _frames(frames, cell, label)
+    said = words.last_lines(error.message, 40)
+    kind = words.one_line(error.type)
+    lines.append(f"{kind}: {said}" if said else kind)
+    return "\n".join(lines)
+
+
+def _frames(frames: Sequence[Frame], cell: str, label: str) -> list[str]:
+    lines = []
+    for frame in frames:
+        place = label if frame.filename == cell and label else f'File "{frame.filename}"'
+        inside = "" if frame.name == "<module>" else f", in {frame.name}"
+        lines.append(words.one_line(f"{place}, line {frame.lineno}{inside}"))
+        if frame.line.strip():
+            lead = "--> " if frame.filename == cell else "    "
+            lines.append(f"{lead}{words.one_line(frame.line)}")
+    return [f"  {line}" for line in lines]
+
+
+def _ranks(ranks: Sequence[LiveRank]) -> Table:
+    shown, hidden = ranks[:_MOST_RANKS], ranks[_MOST_RANKS:]
+    more = ""
+    if hidden:
+        steps = [r.step for r in hidden]
+        more = f"… {words.count(len(hidden), 'more rank')}, at steps {min(steps)} to {max(steps)}"
+    return Table(
+        "Ranks",
+        (
+            Column("rank", "right"), Column("state", "state"), Column("step", "right"),
+            Column("rate", "right"), Column("memory", "right"), Column("CPU", "right"),
+            Column("host"), Column("pid", "right"),
+        ),
+        tuple(_rank(row) for row in shown),
+        more,
+    )  # fmt: skip
+
+
+def _rank(row: LiveRank) -> tuple[str, ...]:
+    return (
+        str(row.rank),
+        row.state,
+        f"{row.step:,}",
+        words.rate(row.rate) or "-",
+        words.size(row.rss) if row.rss else "-",
+        f"{row.cpu:.2f} cores" if row.cpu else "-",
+        row.host or "-",
+        str(row.pid or "-"),
+    )
+
+
+def _checkpoints(checkpoints: Sequence[CheckpointView], moment: Moment) -> Table:
+    shown = checkpoints[-_MOST_CHECKPOINTS:]
+    hidden = len(checkpoints) - len(shown)
+    more = ""
+    if hidden:
+        run = checkpoints[0].run
+        more = f"… {words.count(hidden, 'older checkpoint')}: %resilient checkpoints {run}"
+    rows = checkpoint_rows([("", c) for c in reversed(shown)], moment)
+    return Table("Checkpoints", rows.columns, rows.rows, more)
+
+
+def _notes(notes: Sequence[str]) -> Items:
+    hidden = len(notes) - _MOST_NOTES
+    shown = tuple(notes[-_MOST_NOTES:])
+    return Items("Notes", (f"… {hidden} earlier", *shown) if hidden > 0 else shown)

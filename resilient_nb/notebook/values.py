@@ -1,0 +1,182 @@
+"""The values that options and arguments take: each converter turns text into a value or refuses it.
+
+A converter gets the label that the message names (`--workers`, `REF`) and the text that was typed.
+It raises `InvalidRequest` with a whole sentence, so that nobody above has to add to it.
+"""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Literal
+
+from resilient_nb.core.names import Reference, check_name, parse_reference, split_job
+from resilient_nb.errors import InvalidRequest
+
+Convert = Callable[[str, str], object]
+Resume = Literal["auto", "never"] | Reference
+
+PRIORITIES = ("low", "normal", "high", "urgent")
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)\Z")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_ELASTIC = re.compile(r"\d*:\d*\Z")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """How often to checkpoint: every `steps`, or every `seconds`, or (neither) never."""
+
+    steps: int | None = None
+    seconds: float | None = None
+
+    def __str__(self) -> str:
+        if self.steps is not None:
+            return "1 step" if self.steps == 1 else f"{self.steps} steps"
+        return "never" if self.seconds is None else f"{self.seconds:g}s"
+
+
+EVERY_30_S = Interval(seconds=30.0)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """End a sentence: `"; did you mean X?"` if a known word is close, else a full stop."""
+    close = get_close_matches(word, sorted(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else "."
+
+
+def is_number(value: str) -> bool:
+    """Say if it is written in the digits 0 to 9 only (str.isdigit takes other scripts too)."""
+    return value.isascii() and value.isdecimal()
+
+
+def text(label: str, value: str) -> str:
+    """Take anything that isn't empty."""
+    if not value.strip():
+        raise InvalidRequest(f"{label} is empty.")
+    return value
+
+
+def whole(least: int, most: int | None = None) -> Convert:
+    """Make a converter for whole numbers from `least` to `most`, both included."""
+    bounds = f"of {least} or more" if most is None else f"from {least} to {most}"
+
+    def convert(label: str, value: str) -> int:
+        number = int(value) if is_number(value) else None
+        if number is None or number < least or (most is not None and number > most):
+            raise InvalidRequest(f"{label} takes a whole number {bounds}, not {value!r}.")
+        return number
+
+    return convert
+
+
+def cell_workers(label: str, value: str) -> object:
+    """Take the number of ranks of a gang."""
+    if _ELASTIC.match(value):
+        raise InvalidRequest(
+            f"{label} {value}: elastic gangs are not available yet; give one number."
+        )
+    return whole(1, 1024)(label, value)
+
+
+def one_of(*choices: str) -> Convert:
+    """Make a converter for a closed set of words."""
+
+    def convert(label: str, value: str) -> str:
+        if value not in choices:
+            raise InvalidRequest(
+                f"{label} takes {', '.join(choices[:-1])} or {choices[-1]}, "
+                f"not {value!r}{did_you_mean(value, choices)}"
+            )
+        return value
+
+    return convert
+
+
+def interval(label: str, value: str) -> Interval:
+    """Take `20` (steps), `20s`, `2m`, `1h`, `500ms` or `never`."""
+    if value == "never":
+        return Interval()
+    if value == "auto":
+        raise InvalidRequest(f"{label} auto is not available yet; give steps or a duration.")
+    if is_number(value) and int(value) > 0:
+        return Interval(steps=int(value))
+    found = _DURATION.match(value) if value.isascii() else None
+    if found and (seconds := float(found[1]) * _SECONDS[found[2]]) > 0:
+        return Interval(seconds=seconds)
+    raise InvalidRequest(
+        f"{label} takes steps (20), a duration (500ms, 20s, 2m, 1h) or never, not {value!r}."
+    )
+
+
+def variables(label: str, value: str) -> tuple[str, ...]:
+    """Take names of variables, separated by commas."""
+    names = tuple(part.strip() for part in value.split(","))
+    for index, name in enumerate(names):
+        if not name:
+            raise InvalidRequest(
+                f"{label} {value}: a name is missing. Write names with commas and "
+                f"no spaces, for example {label} model,history."
+            )
+        if not name.isidentifier() or keyword.iskeyword(name):
+            raise InvalidRequest(f"{label}: {name!r} can't be the name of a variable.")
+        if name == "run":
+            raise InvalidRequest(f"{label}: `run` belongs to the runtime; choose another name.")
+        if name in names[:index]:
+            raise InvalidRequest(f"{label} names {name} twice.")
+    return names
+
+
+def reference(label: str, value: str) -> Reference:
+    """Take `run`, `run@step` or `run@tag`."""
+    return parse_reference(value)
+
+
+def checkpoint(label: str, value: str) -> Reference:
+    """Take `run@step` or `run@tag`: a reference that says which checkpoint."""
+    found = parse_reference(value)
+    if found.step is None and found.tag is None:
+        raise InvalidRequest(
+            f"{label} {value} doesn't say which checkpoint. Write {value}@STEP or {value}@TAG; "
+            f"`checkpoints {value}` lists them."
+        )
+    return found
+
+
+def resume(label: str, value: str) -> Resume:
+    """Take `auto`, `never` or a reference; the words win over runs that are called so."""
+    if value == "auto":
+        return "auto"
+    if value == "never":
+        return "never"
+    return parse_reference(value)
+
+
+def run_name(label: str, value: str) -> str:
+    """Take the name of a run."""
+    return check_name(value)
+
+
+def job_or_run(label: str, value: str) -> str:
+    """Take `digits#2`, or `digits` for the run's latest job."""
+    split_job(value)
+    return value
+
+
+def tag_name(label: str, value: str) -> str:
+    """Take a tag. One of digits only would be read as a step in `run@120`."""
+    if is_number(value):
+        raise InvalidRequest(f"{value!r} can't be a tag: @{value} means a step. Add a letter.")
+    return check_name(value, "tag")
+
+
+def point(label: str, value: str) -> Reference:
+    """Take `120`, `best` or `run@120`; the run is empty where it wasn't said."""
+    if "@" in value:
+        return checkpoint(label, value)
+    if is_number(value):
+        return Reference("", step=int(value))
+    return Reference("", tag=check_name(value, "tag"))

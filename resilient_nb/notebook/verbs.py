@@ -1,0 +1,248 @@
+"""Every verb and option, described once for the magics, the shell, help and completion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
+
+from resilient_nb.core.names import Reference
+from resilient_nb.errors import InvalidRequest
+from resilient_nb.notebook import values
+from resilient_nb.notebook.values import Convert
+
+Parsed = dict[str, Any]
+
+
+class Expects(Enum):
+    """What completion may offer for a value."""
+
+    NOTHING = auto()
+    RUN = auto()
+    JOB = auto()
+    REFERENCE = auto()
+    POINT = auto()
+    VARIABLES = auto()
+
+
+@dataclass(frozen=True)
+class Argument:
+    """A value that is told by its place."""
+
+    name: str
+    metavar: str
+    help: str
+    convert: Convert = values.text
+    required: bool = True
+    expects: Expects = Expects.NOTHING
+
+
+@dataclass(frozen=True)
+class Option:
+    """A value that is told by its flag; without a metavar it is a switch, False unless given."""
+
+    flag: str
+    help: str
+    metavar: str | None = None
+    convert: Convert = values.text
+    default: object = None
+    choices: tuple[str, ...] = ()
+    expects: Expects = Expects.NOTHING
+
+    @property
+    def name(self) -> str:
+        """The key under which the parsed value is found."""
+        return self.flag.removeprefix("--").replace("-", "_")
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb. `check` sees all parsed values together; it may refuse or complete them."""
+
+    name: str
+    summary: str
+    example: str
+    arguments: tuple[Argument, ...] = ()
+    options: tuple[Option, ...] = ()
+    exclusive: tuple[tuple[str, str], ...] = ()
+    check: Callable[[Parsed], None] | None = None
+
+    def option(self, flag: str) -> Option | None:
+        """Return the option with this flag."""
+        return next((option for option in self.options if option.flag == flag), None)
+
+
+def _cell_makes_sense(parsed: Parsed) -> None:
+    name, resume, fork = parsed["name"], parsed["resume"], parsed["fork"]
+    if isinstance(resume, Reference) and isinstance(fork, Reference):
+        raise InvalidRequest(
+            f"--resume {resume} and --fork {fork} exclude each other: resume goes on with a run, "
+            "fork begins a new one. Keep one of them."
+        )
+    if isinstance(resume, Reference) and name not in (None, resume.run):
+        raise InvalidRequest(
+            f"--resume {resume} goes on with the run {resume.run}, not {name}. "
+            f"Use --fork {resume} to begin {name} from it."
+        )
+    if isinstance(fork, Reference) and name == fork.run:
+        raise InvalidRequest(f"--fork {fork} begins a new run: give it another name than {name}.")
+
+
+def _point_is_of_run(parsed: Parsed) -> None:
+    run, point = parsed["run"], parsed["at"]
+    if not isinstance(point, Reference):
+        return
+    if point.run not in ("", run):
+        raise InvalidRequest(
+            f"--at {point} is a checkpoint of {point.run}, not of {run}. "
+            f"Use `fork {point} NEWNAME` to go on from another run."
+        )
+    parsed["at"] = Reference(str(run), point.step, point.tag)
+
+
+def _fork_is_new(parsed: Parsed) -> None:
+    source, name = parsed["ref"], parsed["newname"]
+    if isinstance(source, Reference) and source.run == name:
+        raise InvalidRequest(f"A fork is a new run: give it another name than {name}.")
+
+
+_JSON = Option("--json", "Print JSON with a stable schema.")
+_JOB = Argument(
+    "job", "JOB|RUN", "A job (digits#2), or a run for its latest job.", values.job_or_run,
+    expects=Expects.JOB,
+)  # fmt: skip
+_RUN = Argument("run", "RUN", "A run.", values.run_name, expects=Expects.RUN)
+_REF = Argument(
+    "ref", "REF", "A checkpoint: digits (head), digits@120 (step) or digits@best (tag).",
+    values.reference, expects=Expects.REFERENCE,
+)  # fmt: skip
+_POINT = Argument(
+    "ref", "REF", "A checkpoint: digits@120 (step) or digits@best (tag).",
+    values.checkpoint, expects=Expects.REFERENCE,
+)  # fmt: skip
+
+CELL = Verb(
+    "cell",
+    "Run this cell as a job that can't be lost.",
+    "%%resilient digits --workers 2 --checkpoint-every 20 --out model,history",
+    (
+        Argument(
+            "name", "NAME", "The run; the same name again goes on with it.", values.run_name,
+            required=False, expects=Expects.RUN,
+        ),
+    ),
+    (
+        Option(
+            "--workers", "Ranks of the gang, granted together or not at all (default 1).", "N",
+            values.cell_workers, default=1,
+        ),
+        Option(
+            "--priority", "low, normal (default), high or urgent.", "LEVEL",
+            values.one_of(*values.PRIORITIES), default="normal", choices=values.PRIORITIES,
+        ),
+        Option(
+            "--checkpoint-every", "20 (steps), 500ms, 30s (default), 2m, 1h or never.",
+            "STEPS|DURATION", values.interval, default=values.EVERY_30_S, choices=("never",),
+        ),
+        Option(
+            "--retries", "How often a failed job is tried again (default 3).", "N",
+            values.whole(0, 100), default=3,
+        ),
+        Option(
+            "--out", "Names of the cell that come back: model,history.", "A,B",
+            values.variables, default=(), expects=Expects.VARIABLES,
+        ),
+        Option(
+            "--resume", "auto (default): from the run's head, if any; never; or a checkpoint.",
+            "auto|never|REF", values.resume, default="auto", choices=("auto", "never"),
+            expects=Expects.REFERENCE,
+        ),
+        Option(
+            "--fork", "Begin a new run from this checkpoint of another.", "REF",
+            values.reference, expects=Expects.REFERENCE,
+        ),
+        Option(
+            "--seed", "Seed of all random numbers (default 0).", "N",
+            values.whole(0, 2**32 - 1), default=0,
+        ),
+        Option("--wait", "Return when the job has ended; an interrupt only detaches."),
+        Option("--detach", "Return at once, even where RESILIENT_NB_WAIT=1 is set."),
+        Option("--dry-run", "Show what would be sent; submit nothing."),
+    ),
+    (("--wait", "--detach"),),
+    _cell_makes_sense,
+)  # fmt: skip
+
+_VERBS = (
+    Verb(
+        "up", "Start the local cluster, or find the one that runs.", "up --workers 4",
+        options=(Option(
+            "--workers", "How many workers (default: what the machine has room for).", "N",
+            values.whole(1, 1024),
+        ),),
+    ),
+    Verb("down", "Stop the local cluster; checkpoints and results stay.", "down"),
+    Verb(
+        "connect", "Use another Dask cluster.", "connect tcp://host:8786",
+        (Argument("address", "ADDRESS", "The scheduler's address."),),
+    ),
+    Verb("status", "Say what the cluster is and does.", "status", options=(_JSON,)),
+    Verb("workers", "List workers, their slots and who holds them.", "workers", options=(_JSON,)),
+    Verb(
+        "jobs", "List jobs, the newest first.", "jobs --run digits",
+        options=(
+            Option("--run", "Only this run's.", "R", values.run_name, expects=Expects.RUN), _JSON,
+        ),
+    ),
+    Verb("show", "Show one job: attempts, ranks, metrics.", "show digits#1", (_JOB,), (_JSON,)),
+    Verb(
+        "logs", "Print what the ranks printed.", "logs digits --rank 0 --tail 50", (_JOB,),
+        (
+            Option("--rank", "Only this rank's.", "N", values.whole(0)),
+            Option("--attempt", "An earlier attempt's, by its epoch.", "EPOCH", values.whole(0)),
+            Option("--tail", "Only the last N lines.", "N", values.whole(0)),
+            Option("--follow", "Go on printing until the job ends."),
+            _JSON,
+        ),
+    ),
+    Verb("cancel", "Stop a job; its checkpoints stay.", "cancel digits", (_JOB,)),
+    Verb(
+        "resume", "Go on with a run from its head.", "resume digits --at best", (_RUN,),
+        (Option(
+            "--at", "From this step or tag instead.", "STEP|TAG", values.point,
+            expects=Expects.POINT,
+        ),),
+        check=_point_is_of_run,
+    ),
+    Verb("rollback", "Move a run's head back; deletes nothing.", "rollback digits@120", (_POINT,)),
+    Verb(
+        "checkpoints", "List checkpoints with their tags.", "checkpoints digits",
+        (Argument("run", "RUN", "Only this run's.", values.run_name, False, Expects.RUN),),
+        (_JSON,),
+    ),
+    Verb(
+        "tag", "Give a checkpoint a name.", "tag digits@120 best",
+        (_REF, Argument("tag", "TAG", "The name.", values.tag_name)),
+    ),
+    Verb(
+        "fork", "Begin a new run from a checkpoint.", "fork digits@best digits-lr",
+        (_REF, Argument("newname", "NEWNAME", "The new run's name.", values.run_name)),
+        check=_fork_is_new,
+    ),
+    Verb(
+        "load", "Load a checkpoint's tensors (the shell prints a summary).",
+        "load digits@best --only model", (_REF,),
+        (Option("--only", "Only this part: model, optimizer, …", "PART"), _JSON),
+    ),
+    Verb("why", "Say why a job waits, failed or was restarted.", "why digits", (_JOB,), (_JSON,)),
+    Verb("doctor", "Check the installation and the cluster.", "doctor", options=(_JSON,)),
+    Verb("schema", "Print the JSON Schema of what --json prints.", "schema"),
+)  # fmt: skip
+
+VERBS = {verb.name: verb for verb in _VERBS}
+
+NOT_YET_OPTIONS = frozenset(
+    ("--memory", "--cpus", "--gpus", "--keep", "--after", "--in", "--deadline", "--group")
+)
+NOT_YET_VERBS = frozenset({"queue", "restart", "diff"})

@@ -1,0 +1,213 @@
+"""Numbers, times and states in words: what a person reads, with no markup.
+
+Every text that came from a job goes through `clean`, so that a name or a log line can
+neither move a terminal's cursor nor turn the direction of the text around it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, tzinfo
+
+#: Symbol and tone of each state of jobs and ranks. The word is always shown beside them.
+SIGNS = {
+    "queued": ("○", "wait"),
+    "starting": ("◐", "run"),
+    "running": ("►", "run"),
+    "checkpointing": ("▼", "run"),
+    "stopping": ("■", "wait"),
+    "succeeded": ("✓", "good"),
+    "finished": ("✓", "good"),
+    "retried": ("↻", "wait"),
+    "failed": ("✗", "bad"),
+    "exited": ("✗", "bad"),
+    "lost": ("✗", "bad"),
+    "cancelled": ("⊘", "off"),
+    "left": ("■", "off"),
+    "ended": ("■", "off"),
+}
+
+#: How wide the plain text may be, in columns.
+WIDTH = 100
+
+_SEQUENCES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)?", re.DOTALL)
+_CONTROLS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]"
+)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When and where a view is looked at. `zone` None is the machine's own time zone."""
+
+    now: float = field(default_factory=time.time)
+    zone: tzinfo | None = None
+
+    def clock(self, at: float) -> str:
+        """Return a time of day; with its date unless that is today."""
+        here = self._local(at)
+        if here.date() == self._local(self.now).date():
+            return here.strftime("%H:%M:%S")
+        return here.strftime("%Y-%m-%d %H:%M")
+
+    def stamp(self) -> str:
+        """Return this moment in full, with its offset from UTC."""
+        text = self._local(self.now).strftime("%Y-%m-%d %H:%M:%S %z")
+        return f"{text[:-2]}:{text[-2:]}"
+
+    def since(self, begin: float, end: float | None = None) -> str:
+        """Return how long it was from `begin` to `end`, or is until now."""
+        return duration((self.now if end is None else end) - begin)
+
+    def _local(self, at: float) -> datetime:
+        # Not a number, or out of the calendar: a view must never fail because of a clock.
+        try:
+            return datetime.fromtimestamp(at, self.zone).astimezone(self.zone)
+        except (OverflowError, ValueError, OSError):
+            return datetime.fromtimestamp(0, self.zone).astimezone(self.zone)
+
+
+def clean(text: str) -> str:
+    """Return `text` without terminal sequences, control and direction characters.
+
+    Newlines and tabs stay; of a line that was overwritten (a progress bar's carriage
+    returns) only what was written last is kept.
+    """
+    text = _SEQUENCES.sub("", text).replace("\r\n", "\n")
+    if "\r" in text:
+        text = "\n".join(_last_writing(line) for line in text.split("\n"))
+    return _CONTROLS.sub("", text)
+
+
+def _last_writing(line: str) -> str:
+    return next((part for part in reversed(line.split("\r")) if part), "")
+
+
+def one_line(text: str) -> str:
+    """Return `text` cleaned and on one line."""
+    return " ".join(clean(text).split())
+
+
+def clip(text: str, width: int) -> str:
+    """Return `text` with at most `width` characters; … shows that there was more."""
+    return text if len(text) <= width else text[: max(0, width - 1)] + "…"
+
+
+def last_lines(text: str, lines: int, width: int | None = None) -> str:
+    """Return the last lines of a log, without blank ones at its end."""
+    kept = clean(text).rstrip().split("\n")[-lines:]
+    kept = [line.expandtabs(4).rstrip() for line in kept]
+    return "\n".join(line if width is None else clip(line, width) for line in kept)
+
+
+def duration(seconds: float) -> str:
+    """Return a length of time in its two largest units: `3 min 12 s`, `2 h 05 min`."""
+    if not math.isfinite(seconds):
+        return "?"
+    if seconds < 9.95:
+        return f"{max(0.0, seconds):.1f} s"
+    whole = round(seconds)
+    minutes, hours, days = whole // 60, whole // 3600, whole // 86400
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{minutes} min {whole % 60:02d} s"
+    if days < 1:
+        return f"{hours} h {minutes % 60:02d} min"
+    return f"{days} d {hours % 24} h"
+
+
+def size(count: float) -> str:
+    """Return a number of bytes with three digits: `1.43 GiB`."""
+    if abs(count) < 1000:
+        return f"{int(count)} B"
+    for unit in ("KiB", "MiB", "GiB", "TiB"):
+        count /= 1024
+        if abs(count) < 999.5:
+            return f"{_three(count)} {unit}"
+    return f"{_three(count / 1024)} PiB"
+
+
+def rate(steps_per_second: float) -> str:
+    """Return a speed: steps per second, or seconds per step if that is the larger number."""
+    if not math.isfinite(steps_per_second) or steps_per_second <= 0:
+        return ""
+    if steps_per_second >= 1:
+        return f"{_three(steps_per_second)} steps/s"
+    return f"{_three(1 / steps_per_second)} s/step"
+
+
+def number(value: float) -> str:
+    """Return a metric's value with four digits."""
+    return f"{value:.4g}"
+
+
+def share(part: float, whole: float) -> str:
+    """Return a percentage that says 100 only when all is done."""
+    percent = 100 * part / whole if whole > 0 else 0.0
+    return f"{min(99, int(percent)) if part < whole else 100} %"
+
+
+def count(amount: int, noun: str) -> str:
+    """Return `1 worker`, `2 workers`."""
+    return f"{amount:,} {noun}{'' if amount == 1 else 's'}"
+
+
+def joined(*parts: str) -> str:
+    """Return the parts that aren't empty, with dots between."""
+    return " · ".join(part for part in parts if part)
+
+
+def short_digest(digest: str) -> str:
+    """Return enough of a digest to tell two checkpoints apart."""
+    return clean(digest).rpartition(":")[2][:10]
+
+
+def sign(state: str) -> str:
+    """Return a state as symbol and word."""
+    return f"{SIGNS.get(state, ('•', 'off'))[0]} {one_line(state)}"
+
+
+def tone(state: str) -> str:
+    """Return which accent a state has."""
+    return SIGNS.get(state, ("•", "off"))[1]
+
+
+def reference(identity: str) -> str:
+    """Return a checkpoint's identity (`digits/00000060-e1`) as people type it (`digits@60`)."""
+    run, _, rest = identity.partition("/")
+    step = rest.partition("-")[0]
+    return f"{run}@{int(step)}" if step.isdecimal() else identity
+
+
+def columns(rows: Sequence[Sequence[str]], right: Sequence[bool], width: int = WIDTH) -> list[str]:
+    """Return rows as aligned lines of at most `width` characters.
+
+    The widest columns give way first; what doesn't fit ends in ….
+    """
+    if not rows:
+        return []
+    widths = [max(len(row[i]) for row in rows) for i in range(len(right))]
+    spare = width - 2 * (len(widths) - 1)
+    while sum(widths) > spare and max(widths) > 1:
+        widths[widths.index(max(widths))] -= 1
+    lines = []
+    for row in rows:
+        cells = (_fitted(*cell) for cell in zip(row, widths, right, strict=True))
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def _fitted(text: str, width: int, right: bool) -> str:
+    text = clip(text, width)
+    return text.rjust(width) if right else text.ljust(width)
+
+
+def _three(value: float) -> str:
+    if abs(value) >= 99.95:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if abs(value) >= 9.995 else f"{value:.2f}"

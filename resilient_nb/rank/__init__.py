@@ -1,0 +1,1 @@
+"""The rank process: the cell's `run`, state capture, collectives, telemetry."""

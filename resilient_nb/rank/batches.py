@@ -1,0 +1,280 @@
+"""Which samples each rank sees at each step: a pure function of seed, epoch and position.
+
+The batch is global: `batch_size` samples in one shuffled order, whatever the number of ranks;
+each rank takes a contiguous slice of it. So the same batches come in the same order for any
+world size, and a run can go on in the middle of an epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    TensorDataset,
+)
+
+from resilient_nb.errors import InvalidRequest
+
+
+@dataclass(frozen=True)
+class Place:
+    """A position in a loop: `batch` batches of epoch `epoch` are done."""
+
+    epoch: int = 0
+    batch: int = 0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a step gets, its weight in the average over ranks, and the place after it."""
+
+    value: Any
+    weight: float
+    after: Place
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How `run.batches` was called."""
+
+    batch_size: int | None
+    epochs: int
+    shuffle: bool
+    drop_last: bool
+    seed: int
+
+
+class Source:
+    """Batches of one `run.batches` call for one rank.
+
+    Raises:
+        InvalidRequest: the arguments can't be right; said before the first batch.
+    """
+
+    def __init__(self, data: Any, plan: Plan, rank: int, world_size: int) -> None:
+        self._rank, self._world = rank, world_size
+        self._plan = plan
+        self._data = data
+        if plan.epochs < 0:
+            raise InvalidRequest(f"epochs can't be {plan.epochs}.")
+        if isinstance(data, DataLoader) and not isinstance(data.dataset, IterableDataset):
+            self._of_loader(data)
+        elif _has_index(data):
+            if plan.batch_size is None:
+                raise InvalidRequest("run.batches(dataset, ...) needs batch_size=.")
+            self._check(len(data), plan.batch_size)
+            self._loader_options: dict[str, Any] = {}
+            self._dataset: Any = data
+        else:
+            self._of_iterable(data)
+
+    @property
+    def length(self) -> int | None:
+        """Batches in one epoch, None if nobody knows."""
+        if self._dataset is None:
+            size = getattr(self._data, "__len__", None)
+            return -(-len(self._data) // self._world) if size is not None else None
+        if self._sampler is not None:
+            return len(self._sampler) if hasattr(self._sampler, "__len__") else None
+        whole, rest = divmod(len(self._dataset), self._size)
+        return whole + bool(rest and not self._drop_last)
+
+    def batches(self, start: Place) -> Iterator[Batch]:
+        """Yield this rank's batches from `start` on."""
+        for epoch in range(start.epoch, self._plan.epochs):
+            skip = start.batch if epoch == start.epoch else 0
+            count = skip
+            for value, weight in self._epoch(epoch, skip):
+                count += 1
+                yield Batch(value, weight, Place(epoch, count))
+
+    # --- where indices come from ----------------------------------------------------------
+
+    _sampler: BatchSampler | None = None
+    _size: int = 0
+    _drop_last = False
+    _shuffle = False
+
+    def _check(self, length: int, size: int) -> None:
+        if size < self._world:
+            raise InvalidRequest(
+                f"batch_size={size} can't be divided over {self._world} workers: it is the global "
+                "batch, shared by all ranks. Raise it, or lower --workers."
+            )
+        if length == 0:
+            raise InvalidRequest("The dataset is empty.")
+        self._size, self._drop_last = size, self._plan.drop_last
+        self._shuffle = self._plan.shuffle
+
+    def _of_loader(self, loader: DataLoader[Any]) -> None:
+        """Take a DataLoader's settings; its batches become the global batches."""
+        self._dataset = loader.dataset
+        self._loader_options = {
+            "collate_fn": loader.collate_fn,
+            "num_workers": loader.num_workers,
+            "pin_memory": loader.pin_memory,
+            "worker_init_fn": loader.worker_init_fn,
+        }
+        if loader.batch_size is None:
+            raise InvalidRequest("A DataLoader without batches (batch_size=None) can't be divided.")
+        if type(loader.sampler) in (RandomSampler, SequentialSampler):
+            self._check(len(loader.dataset), loader.batch_size)  # type: ignore[arg-type]
+            self._shuffle = type(loader.sampler) is RandomSampler
+            self._drop_last = loader.drop_last
+        else:
+            self._sampler = loader.batch_sampler  # type: ignore[assignment]
+
+    def _of_iterable(self, data: Any) -> None:
+        if not isinstance(data, Iterable):
+            raise InvalidRequest(
+                f"run.batches takes a Dataset, a DataLoader or an iterable of batches, not a "
+                f"{type(data).__name__}."
+            )
+        if self._plan.batch_size is not None or self._plan.shuffle:
+            raise InvalidRequest(
+                "batch_size and shuffle need a dataset with a length and an index; an iterable "
+                "gives its own batches, one to each rank in turn."
+            )
+        if isinstance(data, Iterator) and self._plan.epochs > 1:
+            raise InvalidRequest("An iterator can be read only once: give a list or a Dataset.")
+        self._dataset = None
+
+    def _epoch(self, epoch: int, skip: int) -> Iterator[tuple[Any, float]]:
+        if self._dataset is None:
+            return self._taken_in_turn(skip)
+        slices = [
+            _slice(indices, self._rank, self._world)
+            for indices in islice(self._index_batches(epoch), skip, None)
+        ]
+        if self._sampler is None and type(self._dataset) is TensorDataset and (
+            self._loader_options.get("num_workers", 0) == 0
+            and self._loader_options.get("collate_fn", _default_collate) is _default_collate
+        ):
+            return self._from_tensors(slices)
+        return self._loaded(epoch, skip, slices)
+
+    def _index_batches(self, epoch: int) -> Iterator[Sequence[int]]:
+        """Yield each global batch's indices. The order never depends on the global RNG."""
+        if self._sampler is not None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(_mix(self._plan.seed, epoch))
+                yield from list(self._sampler)
+            return
+        length = len(self._dataset)
+        if self._shuffle:
+            generator = torch.Generator().manual_seed(_mix(self._plan.seed, epoch))
+            order = torch.randperm(length, generator=generator).tolist()
+        else:
+            order = list(range(length))
+        for at in range(0, length, self._size):
+            batch = order[at : at + self._size]
+            if len(batch) == self._size or not self._drop_last:
+                yield batch
+
+    # --- from indices to values -----------------------------------------------------------
+
+    def _from_tensors(
+        self, slices: list[tuple[Sequence[int], float]]
+    ) -> Iterator[tuple[Any, float]]:
+        """Index whole tensors at once: the same values as fetching and collating one by one."""
+        tensors = self._dataset.tensors
+        for indices, weight in slices:
+            where = torch.tensor(indices)
+            yield [tensor[where] for tensor in tensors], weight
+
+    def _loaded(
+        self, epoch: int, skip: int, slices: list[tuple[Sequence[int], float]]
+    ) -> Iterator[tuple[Any, float]]:
+        options = dict(self._loader_options)
+        dataset: Any = self._dataset
+        batches: list[Any] = [list(indices) for indices, _ in slices]
+        if options.get("num_workers", 0) > 0:
+            # Loading processes have random numbers of their own: tie them to the batch, so
+            # that they don't depend on where the run was resumed.
+            dataset = _Seeded(dataset, _mix(self._plan.seed + self._rank, epoch))
+            batches = [(skip + n, indices) for n, indices in enumerate(batches)]
+        loader: DataLoader[Any] = DataLoader(
+            dataset,
+            batch_sampler=batches,  # type: ignore[arg-type]
+            # Its own generator: making an iterator must not draw from the global one.
+            generator=torch.Generator(),
+            **options,
+        )
+        for value, (_, weight) in zip(loader, slices, strict=True):
+            yield value, weight
+
+    def _taken_in_turn(self, skip: int) -> Iterator[tuple[Any, float]]:
+        """Give item i of the iterable to rank i mod world size."""
+        items = iter(self._data)
+        for _ in range(skip * self._world):
+            next(items, None)
+        while group := list(islice(items, self._world)):
+            if self._rank < len(group):
+                yield group[self._rank], 1.0 / len(group)
+            else:
+                yield group[0], 0.0  # nothing left for this rank: it takes part without weight
+
+
+class _Seeded(Dataset[Any]):
+    """A dataset whose random numbers depend on the batch alone."""
+
+    def __init__(self, dataset: Any, seed: int) -> None:
+        self._dataset, self._seed = dataset, seed
+
+    def __getitems__(self, batch: tuple[int, list[int]]) -> list[Any]:
+        import random
+
+        import numpy as np
+
+        number, indices = batch
+        seed = _mix(self._seed, number)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+        if hasattr(self._dataset, "__getitems__"):
+            items: list[Any] = self._dataset.__getitems__(indices)
+            return items
+        return [self._dataset[i] for i in indices]
+
+
+_default_collate = torch.utils.data.default_collate
+
+
+def _has_index(data: Any) -> bool:
+    return (
+        not isinstance(data, IterableDataset)
+        and hasattr(data, "__getitem__")
+        and hasattr(data, "__len__")
+        and (isinstance(data, Dataset) or not isinstance(data, (list, tuple, dict, str, bytes)))
+    )
+
+
+def _slice(indices: Sequence[int], rank: int, world: int) -> tuple[Sequence[int], float]:
+    """Return a rank's slice of a global batch and its weight in the average.
+
+    Slices differ by at most one sample. With fewer samples than ranks, a rank without any
+    takes the first with weight 0, so that it still takes part in every collective.
+    """
+    size = len(indices)
+    begin, end = rank * size // world, (rank + 1) * size // world
+    if begin == end:
+        return indices[:1], 0.0
+    return indices[begin:end], (end - begin) / size
+
+
+def _mix(seed: int, number: int) -> int:
+    """Return a seed for the n-th of a series (a splitmix64 step)."""
+    z = (seed * 0x9E3779B97F4A7C15 + (number + 1) * 0xBF58476D1CE4E5B9) % 2**64
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) % 2**64
+    return (z ^ (z >> 31)) % 2**63

@@ -1,0 +1,310 @@
+"""The step boundary: counting, telemetry, checkpoints, restoring, leaving.
+
+`step_done` is on the path of every step, so what is rare is decided by comparing one number:
+`_next_look` is the step at which something may have to be done.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from resilient_nb.core.model import Interval
+from resilient_nb.rank.batches import Place
+from resilient_nb.rank.gradients import GradientAveraging
+from resilient_nb.rank.group import Group
+from resilient_nb.rank.saver import Request, Saver, numerics
+from resilient_nb.rank.state import Stored, Tracker
+from resilient_nb.rank.telemetry import Telemetry
+
+_NEVER = 1 << 62
+
+
+class Left(BaseException):
+    """Unwinds the cell when the job was asked to leave; never seen by the user's `except`."""
+
+
+class _Note(Protocol):
+    def __call__(self, text: str) -> None: ...
+
+
+class Boundary:
+    """Where one rank is in its job, and what happens between two steps."""
+
+    def __init__(
+        self,
+        group: Group,
+        tracker: Tracker,
+        saver: Saver,
+        telemetry: Telemetry,
+        interval: Interval,
+        stored: Stored | None,
+        note: _Note,
+    ) -> None:
+        self.group = group
+        self.averaging = GradientAveraging(group.world_size) if group.world_size > 1 else None
+        self.step = stored.step if stored else 0
+        self.leaving = False
+        self._tracker = tracker
+        self._saver = saver
+        self._telemetry = telemetry
+        self._interval = interval
+        self._note = note
+        self._stored = stored  # until the place that it was taken at is reached
+        self._place = stored.info["position"] if stored else None
+        self._entered = self._in_loop = False
+        self._saved_step = self.step if stored else -1
+        self._uncommitted: int | None = None
+        self._requested: str | None = None
+        self._wanted = False
+        self._next_look = _NEVER
+        self._look_armed = False
+        self._began = time.monotonic()
+        telemetry.step = self.step
+        if stored is not None and stored.info["numerics"] != numerics():
+            note(
+                "Versions, threads or processor differ from those of the checkpoint: the run goes "
+                "on statistically equivalent, but not bit for bit."
+            )
+
+    # --- tracking and restoring -----------------------------------------------------------
+
+    def track(self, objects: dict[str, Any]) -> None:
+        """Track objects and restore them, or give all ranks rank 0's values."""
+        for name, value in objects.items():
+            self._tracker.add(name, value)
+        if self._stored is not None:
+            self._tracker.restore(self._stored, list(objects))
+        self._attach(fresh=self._stored is None)
+
+    def _attach(self, fresh: bool) -> None:
+        for module in self._tracker.modules():
+            if self.averaging is not None:
+                if fresh and module not in self.averaging:
+                    self.group.broadcast([*module.parameters(), *module.buffers()])
+                self.averaging.attach(module)
+
+    def enter(self, loop: int) -> Place | None:
+        """Begin a loop; return where to begin in it, or None if it was complete before."""
+        if not self._entered:
+            self._entered = True
+            self._tracker.find()
+            if self._stored is None:
+                self._attach(fresh=True)
+                _diverge(self.group.rank)
+            elif self._place is not None and self._place["loop"] > loop:
+                self._tracker.restore(self._stored)  # for what the cell does between loops
+            self._tracker.mark()
+            self._schedule()
+        start = Place()
+        if self._stored is not None and self._place is not None:
+            place = self._place
+            if place["loop"] > loop:
+                if place["loop"] == loop + 1 and not (place["epoch"] or place["batch"]):
+                    # Taken between two loops, or after the last: what follows needs the state.
+                    self._restore_all()
+                return None
+            self._restore_all()
+            self._attach(fresh=False)
+            start = Place(place["epoch"], place["batch"])
+            self._stored.forget()
+            self._stored = None
+        self._in_loop = True
+        return start
+
+    def _restore_all(self) -> None:
+        assert self._stored is not None
+        self._tracker.restore(self._stored)
+        self._tracker.restore_own(self._stored)
+
+    def exit(self, loop: int) -> None:
+        """A loop has ended, or was left by `break`."""
+        self._in_loop = False
+
+    # --- every step -----------------------------------------------------------------------
+
+    def step_done(self, loop: int, after: Place) -> None:
+        """One step is complete: count it, and look whether anything is due."""
+        self.step = step = self.step + 1
+        self._telemetry.step = step
+        if step >= self._next_look or self._wanted:
+            self._look({"loop": loop, "epoch": after.epoch, "batch": after.batch})
+
+    @property
+    def total(self) -> int | None:
+        """Steps that the job will have made at the end of the current loop."""
+        return self._telemetry.total
+
+    @total.setter
+    def total(self, steps: int) -> None:
+        self._telemetry.total = steps
+
+    def log(self, metrics: dict[str, Any]) -> None:
+        """Record metrics for the step under way."""
+        values = {}
+        for name, value in metrics.items():
+            try:
+                values[name] = float(value.detach() if torch.is_tensor(value) else value)
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise TypeError(
+                    f"run.log({name}=...) takes a number or a tensor of one element: {error}"
+                ) from error
+        self._telemetry.log(self.step + 1 if self._in_loop else self.step, values)
+
+    # --- checkpoints ----------------------------------------------------------------------
+
+    def request_checkpoint(self, loops: int, tag: str | None) -> None:
+        """The cell asks for a checkpoint: at the end of this step, or now outside a loop."""
+        if self._in_loop:
+            self._wanted, self._requested = True, tag or self._requested
+        else:
+            self._requested = tag
+            self._save({"loop": loops, "epoch": 0, "batch": 0})
+
+    def finish(self, loops: int) -> None:
+        """The cell has ended: keep its final state, and wait until the journal has it."""
+        if self._stored is not None and self._place is not None and self._place["loop"] > loops:
+            self._note("The checkpoint's place in the cell's loops was not reached.")
+        wanted = self._interval.steps is not None or self._interval.seconds is not None
+        if wanted and self._tracker.names and self.step and self._stored is None:
+            self._save({"loop": loops, "epoch": 0, "batch": 0})
+        self._settle()
+
+    def _settle(self) -> None:
+        """Wait until what was saved is written and, on rank 0, committed."""
+        self._saver.wait()
+        if self._uncommitted is not None and self.group.rank == 0:
+            self._saver.wait_for_commit(self._uncommitted)
+
+    def _save(self, position: dict[str, int]) -> None:
+        tag, self._requested, self._wanted = self._requested, None, False
+        if self._saved_step == self.step:
+            if tag is not None and self.group.rank == 0:
+                self._saver.tag_last(self.step, tag)
+            return
+        self._telemetry.state = "checkpointing"
+        self._saver.wait()
+        snapshot = self._tracker.snapshot()
+        self._saver.write(Request(self.step, position, snapshot, self._telemetry.latest(), tag))
+        self._saved_step = self._uncommitted = self.step
+        self._telemetry.state = "running"
+
+    def _look(self, position: dict[str, int]) -> None:
+        """Something may be due at this step."""
+        if self._armed():
+            self._save(position)
+            self._settle()
+            raise Left
+        if self._wanted:
+            self._save(position)
+        if self.step >= self._due:
+            if self._is_due():
+                self._save(position)
+            self._schedule()
+        self._next_look = self.step + 1 if self._look_armed else self._due
+
+    # --- when a checkpoint is due -----------------------------------------------------------
+
+    _due = _NEVER
+    _last_time = 0.0
+    _last_step = 0
+
+    def _schedule(self) -> None:
+        """Set the next step to look at. All ranks come to the same answer.
+
+        By steps it is arithmetic. By time, rank 0 guesses from the rate so far how many steps
+        are left and tells the others at a step that all had agreed on before: no step in
+        between costs anything.
+        """
+        if self._interval.steps is not None:
+            self._due = (self.step // self._interval.steps + 1) * self._interval.steps
+        elif self._interval.seconds is not None:
+            if not self._last_time:
+                self._last_time, self._last_step = time.monotonic(), self.step
+                self._began = self._last_time
+                self._due = self.step + 1
+            elif self.group.world_size == 1:
+                self._due = self._guess()
+            else:
+                key = f"due/{self.step}"
+                if self.group.rank == 0:
+                    self.group.store.set(key, str(self._guess()))
+                self._due = int(self.group.store.get(key))
+        self._next_look = min(self._due, self._next_look) if self._look_armed else self._due
+
+    def _guess(self) -> int:
+        """Return the step at which the interval will be over, at most twice as far as known."""
+        assert self._interval.seconds is not None
+        now = time.monotonic()
+        known = max(1, self.step - self._last_step)
+        pace = max(1e-6, (now - self._last_time) / known)
+        left = self._began + self._interval.seconds - now
+        return self.step + max(1, min(int(left / pace), 2 * known))
+
+    def _is_due(self) -> bool:
+        if self._interval.steps is not None:
+            return True
+        over = self._time_is_over()
+        if over:
+            self._began = time.monotonic()
+            self._last_time, self._last_step = self._began, self.step
+        return over
+
+    def _time_is_over(self) -> bool:
+        assert self._interval.seconds is not None
+        over = time.monotonic() - self._began >= self._interval.seconds
+        if self.group.world_size == 1:
+            return over
+        key = f"over/{self.step}"
+        if self.group.rank == 0:
+            self.group.store.set(key, str(int(over)))
+        return bool(int(self.group.store.get(key)))
+
+    # --- leaving ----------------------------------------------------------------------------
+
+    def leave(self) -> bool:
+        """Asked to leave (called from another thread). False if no step is under way.
+
+        From now on every boundary is looked at, until all ranks leave at the same one.
+        """
+        self.leaving = True
+        self._look_armed = True
+        self._next_look = 0
+        return self._entered
+
+    def _armed(self) -> bool:
+        """Whether this is the step to leave at; rank 0 proposes the next one.
+
+        The others can't complete that step before rank 0 has begun it, if steps have a
+        collective. If they have none, a rank that is ahead moves the step on.
+        """
+        if not self._look_armed:
+            return False
+        if self.group.world_size == 1:
+            return True
+        store, key = self.group.store, "leave_at"
+        if not store.check([key]):
+            if self.group.rank == 0:
+                store.set(key, str(self.step + 1))
+            return False
+        at = int(store.get(key))
+        if at < self.step:
+            store.compare_set(key, str(at), str(self.step + 1))
+            return False
+        return at == self.step
+
+
+def _diverge(rank: int) -> None:
+    """Give each rank random numbers of its own, say for dropout.
+
+    Up to the first step all ranks draw alike, so that models begin equal; rank 0 goes on with
+    the cell's own series, so that one worker computes what a bare script would.
+    """
+    if rank:
+        torch.manual_seed(int(torch.randint(2**62, (1,))) + rank)
+        random.seed(random.getrandbits(62) + rank)
+        np.random.seed((int(np.random.randint(2**31)) + rank) % 2**32)

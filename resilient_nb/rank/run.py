@@ -1,0 +1,171 @@
+"""`run`: the handle that a cell trains with.
+
+The training loop stays the cell's own. Each turn of a `run.batches` or `run.steps` loop is a
+step boundary, where the state is whole: there checkpoints are taken, and a resumed job goes
+on. On resume the cell runs from its top; loops that were complete are skipped, and in the
+loop that was not, the state is restored and the loop goes on with the next batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from resilient_nb.core.names import check_name
+from resilient_nb.errors import InvalidRequest
+from resilient_nb.rank.batches import Place, Plan, Source
+from resilient_nb.rank.boundary import Boundary
+
+
+class Run:
+    """The handle in the cell. All ranks of a job run the same cell, each with its own `run`.
+
+    Attributes:
+        rank: this process's number in the gang, from 0.
+        world_size: how many ranks there are.
+        device: the torch device that is this rank's (its GPU, or the CPU).
+        step: optimizer steps done so far, over all attempts and loops.
+        epoch: the epoch of the current `batches` loop, from 0.
+        loops: how many `batches` and `steps` loops were begun.
+    """
+
+    __resilient_nocapture__ = True
+
+    def __init__(self, boundary: Boundary, seed: int) -> None:
+        self._boundary = boundary
+        self._seed = seed
+        self.loops = 0
+        self.epoch = 0
+        self.rank: int = boundary.group.rank
+        self.world_size: int = boundary.group.world_size
+        self.device: torch.device = boundary.group.device
+
+    def __repr__(self) -> str:
+        return f"<run: rank {self.rank} of {self.world_size}, step {self.step}, {self.device}>"
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done so far."""
+        return self._boundary.step
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether the job was asked to leave; `batches` and `steps` see to it by themselves."""
+        return self._boundary.leaving
+
+    def track(self, **objects: Any) -> None:
+        """Keep the state of these objects in checkpoints; on resume, give it back here.
+
+        Args:
+            objects: modules, optimizers, LR schedulers, GradScalers, generators, tensors,
+                arrays, lists, dicts, or anything with `state_dict` and `load_state_dict`. The
+                names are those of the arrays in the checkpoint (`model/0.weight`).
+
+        Raises:
+            InvalidRequest: an object has no state, or a name is no name.
+            CheckpointError: on resume, the stored state doesn't fit the object.
+        """
+        if not objects:
+            raise InvalidRequest("run.track needs names: run.track(model=model, ...).")
+        for name in objects:
+            check_name(name, "tracked object's")
+            if name.startswith("rank-"):
+                raise InvalidRequest(f"{name!r} is reserved: choose another name.")
+        self._boundary.track(objects)
+
+    def batches(
+        self,
+        data: Any,
+        batch_size: int | None = None,
+        *,
+        epochs: int = 1,
+        shuffle: bool = False,
+        drop_last: bool = False,
+    ) -> Iterator[Any]:
+        """Loop over data; each turn is one step.
+
+        Args:
+            data: a map-style Dataset (or anything with a length and an index), a DataLoader, or
+                an iterable of ready batches, which go to the ranks in turn.
+            batch_size: samples in the *global* batch, divided over the ranks. The average of
+                gradients is weighted by what each rank got, so it is the global mean.
+            epochs: passes over the data.
+            shuffle: a new order each epoch, from the job's seed; equal for any world size.
+            drop_last: leave out the last batch of an epoch if it is smaller.
+
+        Yields:
+            This rank's part of each batch, as the dataset's collate function makes it.
+
+        Raises:
+            InvalidRequest: the arguments can't be right.
+        """
+        plan = Plan(batch_size, epochs, shuffle, drop_last, self._seed)
+        source = Source(data, plan, self.rank, self.world_size)
+        return self._batches(source, epochs)
+
+    def _batches(self, source: Source, epochs: int) -> Iterator[Any]:
+        loop, boundary = self._next_loop(), self._boundary
+        start = boundary.enter(loop)
+        if start is None:
+            return
+        length = source.length
+        if length is not None:
+            left = epochs * length - (start.epoch * length + start.batch)
+            boundary.total = boundary.step + max(0, left)
+        averaging = boundary.averaging
+        try:
+            for batch in source.batches(start):
+                self.epoch = batch.after.epoch
+                if averaging is not None:
+                    averaging.weight = batch.weight
+                yield batch.value
+                boundary.step_done(loop, batch.after)
+        finally:
+            if averaging is not None:
+                averaging.weight = 1.0 / self.world_size
+            boundary.exit(loop)
+
+    def steps(self, count: int) -> Iterator[int]:
+        """Loop without data: yield 0 .. count - 1; each turn is one step."""
+        if count < 0:
+            raise InvalidRequest(f"run.steps can't make {count} steps.")
+        return self._steps(count)
+
+    def _steps(self, count: int) -> Iterator[int]:
+        loop, boundary = self._next_loop(), self._boundary
+        start = boundary.enter(loop)
+        if start is None:
+            return
+        boundary.total = boundary.step + max(0, count - start.batch)
+        try:
+            for number in range(start.batch, count):
+                yield number
+                boundary.step_done(loop, Place(0, number + 1))
+        finally:
+            boundary.exit(loop)
+
+    def log(self, **metrics: Any) -> None:
+        """Record metrics of this step: numbers, or tensors of one element.
+
+        Shown are those of rank 0.
+        """
+        self._boundary.log(metrics)
+
+    def checkpoint(self, tag: str | None = None) -> None:
+        """Take a checkpoint at the end of this step (outside a loop: now), and tag it.
+
+        Call it on every rank.
+        """
+        if tag is not None:
+            check_name(tag, "tag")
+        self._boundary.request_checkpoint(self.loops, tag)
+
+    def barrier(self) -> None:
+        """Wait until all ranks are here."""
+        self._boundary.group.barrier()
+
+    def _next_loop(self) -> int:
+        self.loops += 1
+        return self.loops - 1

@@ -1,0 +1,81 @@
+"""Torch tensors to numpy views and back, bit for bit, for every dtype a state dict can hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from resilient_nb.errors import CannotStore
+from resilient_nb.storage.tree import TensorLeaf
+
+#: Dtypes that numpy lacks are stored as the bits of an unsigned integer of the same width.
+_BITS = {1: torch.uint8, 2: torch.uint16}
+_NATIVE = {
+    torch.bool, torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int8, torch.int16,
+    torch.int32, torch.int64, torch.float16, torch.float32, torch.float64, torch.complex64,
+    torch.complex128,
+}  # fmt: skip
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return `float32` for `torch.float32`."""
+    return str(dtype).removeprefix("torch.")
+
+
+def check_storable(tensor: torch.Tensor, where: str) -> None:
+    """Raise CannotStore for tensors whose values have no plain dense bytes."""
+    reason = None
+    if tensor.is_quantized:
+        reason = "a quantized tensor"
+    elif tensor.layout is not torch.strided:
+        reason = f"a sparse tensor ({dtype_name(tensor.layout)})"  # type: ignore[arg-type]
+    elif tensor.is_meta:
+        reason = "a meta tensor, which has no values"
+    elif tensor.dtype not in _NATIVE and tensor.element_size() not in _BITS:
+        reason = f"of dtype {tensor.dtype}"
+    if reason is not None:
+        raise CannotStore(
+            f"{where} is {reason}; checkpoints hold dense tensors. Convert it, or leave it out."
+        )
+
+
+def to_leaf(tensor: torch.Tensor) -> TensorLeaf:
+    """Return a view of a contiguous CPU tensor's memory as an array; nothing is copied."""
+    name = dtype_name(tensor.dtype)
+    if tensor.dtype not in _NATIVE:
+        tensor = tensor.view(_BITS[tensor.element_size()])
+    return TensorLeaf(tensor.detach().numpy(), name)
+
+
+def from_leaf(leaf: TensorLeaf) -> Any:
+    """Return the tensor (or numpy array) that a leaf was made from; shares its memory."""
+    if leaf.torch_dtype is None:
+        return leaf.array
+    array = leaf.array if leaf.array.flags.writeable else leaf.array.copy()
+    tensor = torch.from_numpy(np.ascontiguousarray(array).reshape(array.shape))
+    dtype = getattr(torch, leaf.torch_dtype)
+    return tensor if tensor.dtype == dtype else tensor.view(dtype)
+
+
+def map_tensors(value: Any, change: Any) -> Any:
+    """Return `value` with `change(tensor)` in place of each tensor in its dicts, lists, tuples."""
+    if isinstance(value, torch.Tensor):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: map_tensors(item, change) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map_tensors(item, change) for item in value)
+    return value
+
+
+def map_leaves(value: Any, change: Any) -> Any:
+    """Return `value` with `change(leaf)` in place of each leaf in its dicts, lists, tuples."""
+    if isinstance(value, TensorLeaf):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: map_leaves(item, change) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map_leaves(item, change) for item in value)
+    return value

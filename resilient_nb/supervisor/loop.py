@@ -1,0 +1,392 @@
+"""The supervisor's loop: orders from agents, words from ranks, ends of processes.
+
+One thread and one selector, because a process with threads can't be forked safely. One
+agent at a time speaks for the host: it gets the table of ranks, every fact until it is
+acknowledged, and the newest samples. When it goes or stops acknowledging, the next speaks.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from resilient_nb.core.model import RankEnd
+from resilient_nb.supervisor.children import Child, Entry, fork_rank, load_entry, reap
+from resilient_nb.supervisor.place import Place
+from resilient_nb.wire.codec import build, plain
+from resilient_nb.wire.frames import FrameReader, frame
+from resilient_nb.wire.orders import (
+    FACTS,
+    ORDERS,
+    Acknowledge,
+    Committed,
+    Kill,
+    Launch,
+    Leave,
+    Prepare,
+    Prepared,
+    RankDone,
+    RankRow,
+    RankStarted,
+    Sample,
+    Shutdown,
+)
+
+_SAMPLE_EVERY = 0.25
+_MEASURE_EVERY = 1.0
+_ACK_PATIENCE = 3.0
+_IDLE_LIFE = 60.0
+#: From a rank's last word to SIGKILL: destroying a process group can hang.
+_EXIT_PATIENCE = 5.0
+
+
+@dataclass
+class _Agent:
+    connection: socket.socket
+    reader: FrameReader = field(default_factory=FrameReader)
+    outgoing: bytearray = field(default_factory=bytearray)
+
+
+class Supervisor:
+    """One host's ranks. `run` returns when it was told to shut down or nobody needs it."""
+
+    def __init__(
+        self, place: Place, server: socket.socket, lock: int, orphan_grace: float
+    ) -> None:
+        self._place = place
+        self._server = server
+        self._lock = lock
+        self._orphan_grace = orphan_grace
+        self._entry: Entry | None = None
+        self._agents: list[_Agent] = []
+        self._children: dict[int, Child] = {}
+        self._rendezvous: dict[tuple[str, int], socket.socket] = {}
+        self._facts: dict[str, dict[str, Any]] = {}  # unacknowledged, in order
+        self._unsent: list[str] = []
+        self._ended_epochs: dict[str, int] = {}
+        self._waiting_since: float | None = None
+        self._alone_since = time.monotonic()
+        self._next_sample = self._next_measure = 0.0
+        self._done = False
+        self._selector = selectors.DefaultSelector()
+        self._wake_in, wake_out = socket.socketpair()
+        for end in (self._wake_in, wake_out, server):
+            end.setblocking(False)
+        self._wake_out = wake_out
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGTERM, lambda *_: setattr(self, "_done", True))
+        signal.set_wakeup_fd(wake_out.fileno())
+        self._selector.register(server, selectors.EVENT_READ, self._accept)
+        self._selector.register(self._wake_in, selectors.EVENT_READ, self._woken)
+
+    def load(self, entry: str) -> None:
+        """Import what ranks run; agents may connect meanwhile, and wait."""
+        self._entry = load_entry(entry)
+
+    def run(self) -> None:
+        """Serve until shut down, then end every rank."""
+        try:
+            while not self._done:
+                for key, _ in self._selector.select(self._timeout()):
+                    key.data()
+                self._periodic()
+        finally:
+            for child in self._children.values():
+                child.kill()
+            while self._children:
+                for pid, _, _ in reap():
+                    self._children.pop(pid, None)
+                time.sleep(0.005)
+
+    # --- time ---------------------------------------------------------------------------
+
+    def _timeout(self) -> float:
+        if self._children:
+            return max(0.0, self._next_sample - time.monotonic())
+        return 1.0
+
+    def _periodic(self) -> None:
+        now = time.monotonic()
+        for child in self._children.values():
+            if child.kill_at is not None and now >= child.kill_at:
+                child.kill_at = None
+                child.kill()
+        if now >= self._next_measure:
+            self._next_measure = now + _MEASURE_EVERY
+            for child in self._children.values():
+                child.measure(now)
+        if now >= self._next_sample:
+            self._next_sample = now + _SAMPLE_EVERY
+            self._tell()
+        if self._waiting_since is not None and now - self._waiting_since > _ACK_PATIENCE:
+            self._next_speaker()
+        if self._agents:
+            self._alone_since = now
+        limit = self._orphan_grace if self._children or self._facts else _IDLE_LIFE
+        if now - self._alone_since > limit:
+            self._done = True
+
+    # --- agents -------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        connection, _ = self._server.accept()
+        connection.setblocking(False)
+        agent = _Agent(connection)
+        self._agents.append(agent)
+        self._selector.register(connection, selectors.EVENT_READ, lambda: self._hear(agent))
+        if agent is self._agents[0]:
+            self._unsent = list(self._facts)
+            self._tell()
+        else:
+            self._send(agent, {"speaks": False})
+
+    def _hear(self, agent: _Agent) -> None:
+        data = _receive(agent.connection)
+        if data is None:
+            return
+        if not data:
+            self._drop(agent)
+            return
+        for message in agent.reader.feed(data):
+            self._obey(ORDERS.unpack(message))
+
+    def _drop(self, agent: _Agent) -> None:
+        if agent not in self._agents:
+            return
+        spoke = agent is self._agents[0]
+        self._agents.remove(agent)
+        self._selector.unregister(agent.connection)
+        agent.connection.close()
+        if spoke:
+            self._begin_speaking()
+
+    def _next_speaker(self) -> None:
+        """The speaking agent doesn't acknowledge: let another one try."""
+        self._waiting_since = time.monotonic()
+        if len(self._agents) > 1:
+            self._agents.append(self._agents.pop(0))
+            self._send(self._agents[-1], {"speaks": False})
+            self._begin_speaking()
+
+    def _begin_speaking(self) -> None:
+        self._unsent = list(self._facts)
+        self._waiting_since = time.monotonic() if self._facts else None
+        self._tell()
+
+    def _tell(self) -> None:
+        """Tell the speaking agent what is new."""
+        if not self._agents:
+            return
+        facts = [(name, self._facts[name]) for name in self._unsent if name in self._facts]
+        self._unsent = []
+        if facts and self._waiting_since is None:
+            self._waiting_since = time.monotonic()
+        rows = [RankRow(c.attempt.job, c.attempt.epoch, c.rank, c.pid) for c in self._live()]
+        self._send(
+            self._agents[0],
+            {
+                "speaks": True,
+                "warm": self._entry is not None,
+                "ranks": plain(rows),
+                "facts": facts,
+                "samples": plain(list(self._samples())),
+            },
+        )
+
+    def _samples(self) -> Iterator[Sample]:
+        for child in self._live():
+            known = child.sample or Sample(
+                child.attempt.job, child.attempt.epoch, child.rank, "starting", child.step
+            )
+            yield replace(known, rss=child.rss, cpu=child.cpu, pid=child.pid)
+            child.sample = replace(known, points=())
+
+    def _send(self, agent: _Agent, message: dict[str, Any]) -> None:
+        agent.outgoing += frame(message)
+        if not _flush(agent.connection, agent.outgoing):
+            self._drop(agent)
+
+    # --- orders -------------------------------------------------------------------------
+
+    def _obey(self, order: object) -> None:
+        match order:
+            case Prepare():
+                self._prepare(order)
+            case Launch():
+                self._launch(order)
+            case Leave():
+                for child in self._of(order.job, order.epoch):
+                    child.kill_at = time.monotonic() + order.grace
+                    self._whisper(child, order)
+            case Kill():
+                self._ended_epochs[order.job] = order.epoch
+                for child in self._of(order.job, order.epoch):
+                    self._collect()  # an end that is news must not look like ours
+                    child.kill()
+            case Committed():
+                for child in self._of(order.job, order.epoch):
+                    self._whisper(child, order)
+            case Acknowledge():
+                for name in order.facts:
+                    self._forget(name)
+            case Shutdown():
+                self._done = True
+
+    def _prepare(self, order: Prepare) -> None:
+        for key in [k for k in self._rendezvous if k[0] == order.job]:
+            self._rendezvous.pop(key).close()
+        listener = socket.create_server(("", 0), backlog=512)
+        self._rendezvous[order.job, order.epoch] = listener
+        port = listener.getsockname()[1]
+        self._fact(f"{order.job}/{order.epoch}/prepared", Prepared(order.job, order.epoch, port))
+
+    def _launch(self, order: Launch) -> None:
+        attempt = order.attempt
+        if self._entry is None or attempt.epoch <= self._ended_epochs.get(attempt.job, 0):
+            return
+        have = {child.rank for child in self._of(attempt.job, attempt.epoch)}
+        listener = self._rendezvous.pop((attempt.job, attempt.epoch), None)
+        for rank in range(order.first, order.first + order.count):
+            if rank in have:
+                continue  # the order came twice
+            log = self._place.log(attempt.run, attempt.number, attempt.epoch, rank)
+            fd = listener.fileno() if listener is not None and rank == 0 else None
+            spare = listener if rank else None
+            child = fork_rank(
+                self._entry, attempt, rank, order.first, log, fd, lambda s=spare: self._let_go(s)
+            )
+            self._children[child.pid] = child
+            self._selector.register(
+                child.channel, selectors.EVENT_READ, lambda c=child: self._listen(c)
+            )
+            started = RankStarted(attempt.job, attempt.epoch, rank, child.pid)
+            self._fact(f"{attempt.job}/{attempt.epoch}/{rank}/started", started, tell=False)
+        if listener is not None:
+            listener.close()
+        self._tell()
+
+    def _let_go(self, spare: socket.socket | None) -> None:
+        """In a fork: close everything that is the supervisor's."""
+        self._selector.close()
+        os.close(self._lock)  # or a stray grandchild would keep the next supervisor out
+        mine = [self._server, self._wake_in, self._wake_out, *self._rendezvous.values()]
+        mine += [agent.connection for agent in self._agents]
+        mine += [child.channel for child in self._children.values()]
+        for end in [*mine, spare]:
+            if end is not None:
+                end.close()
+
+    # --- ranks --------------------------------------------------------------------------
+
+    def _listen(self, child: Child) -> bool:
+        """Hear what a rank has said; False if there was nothing."""
+        data = _receive(child.channel)
+        if data == b"":
+            self._hang_up(child)
+        for message in child.reader.feed(data or b""):
+            self._word(child, message)
+        return bool(data)
+
+    def _hang_up(self, child: Child) -> None:
+        if child.channel.fileno() >= 0:
+            self._selector.unregister(child.channel)
+            child.channel.close()
+
+    def _word(self, child: Child, message: dict[str, Any]) -> None:
+        kind = message.pop("kind")
+        if kind == "Sample":
+            new = build(Sample, message)
+            old = child.sample.points if child.sample is not None else ()
+            child.sample, child.step = replace(new, points=(*old, *new.points)), new.step
+        elif kind == "End":
+            child.word = build(RankEnd, message)
+            child.kill_at = time.monotonic() + _EXIT_PATIENCE
+        else:
+            child.facts += 1
+            name = f"{child.attempt.job}/{child.attempt.epoch}/{child.rank}/{child.facts}"
+            self._fact(name, FACTS.unpack({"kind": kind, **message}))
+
+    def _whisper(self, child: Child, order: object) -> None:
+        """Tell a rank; one that doesn't read is not waited for."""
+        if child.channel.fileno() >= 0:
+            child.outgoing += frame(ORDERS.pack(order))
+            _flush(child.channel, child.outgoing)
+
+    def _woken(self) -> None:
+        _receive(self._wake_in)
+        self._collect()
+
+    def _collect(self) -> None:
+        """Make facts of the processes that have ended."""
+        for pid, status, peak in reap():
+            child = self._children.get(pid)
+            if child is None:
+                continue  # a grandchild that we inherited
+            while child.channel.fileno() >= 0 and self._listen(child):
+                pass  # its last words may still be in the channel
+            del self._children[pid]
+            self._hang_up(child)
+            _kill_group(pid)
+            end = child.end(status, peak)
+            attempt = child.attempt
+            done = RankDone(attempt.job, attempt.epoch, end)
+            self._fact(f"{attempt.job}/{attempt.epoch}/{child.rank}/done", done)
+
+    # --- facts --------------------------------------------------------------------------
+
+    def _fact(self, name: str, fact: object, tell: bool = True) -> None:
+        self._facts[name] = FACTS.pack(fact)
+        self._unsent.append(name)
+        if tell:
+            self._tell()
+
+    def _forget(self, name: str) -> None:
+        fact = self._facts.pop(name, None)
+        # Still waiting for the rest? Then patience begins anew: there is progress.
+        self._waiting_since = time.monotonic() if self._facts else None
+        if fact is not None and fact["kind"] == "RankDone":
+            run, _, number = fact["job"].partition("#")
+            log = self._place.log(run, int(number), fact["epoch"], fact["end"]["rank"])
+            log.unlink(missing_ok=True)  # the agent shipped it before the fact
+
+    def _live(self) -> list[Child]:
+        return list(self._children.values())
+
+    def _of(self, job: str, epoch: int) -> list[Child]:
+        return [c for c in self._live() if (c.attempt.job, c.attempt.epoch) == (job, epoch)]
+
+
+def _receive(end: socket.socket) -> bytes | None:
+    """Return bytes, b"" at the end of the stream, None when there is nothing yet."""
+    try:
+        return end.recv(1 << 20)
+    except BlockingIOError:
+        return None
+    except OSError:
+        return b""
+
+
+def _flush(end: socket.socket, outgoing: bytearray) -> bool:
+    """Send what the socket takes now; False if the other side is gone."""
+    try:
+        while outgoing:
+            del outgoing[: end.send(outgoing)]
+    except BlockingIOError:
+        return len(outgoing) < 16 << 20  # a peer that never reads is as good as gone
+    except OSError:
+        return False
+    return True
+
+
+def _kill_group(pid: int) -> None:
+    """End what a dead rank left in its session."""
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return

@@ -1,0 +1,1 @@
+"""Messages between notebook, control, agent and rank, and their codec."""

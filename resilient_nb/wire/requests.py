@@ -1,0 +1,182 @@
+"""What a notebook or shell asks the control plane, and what it answers.
+
+Every request is one RPC. Requests that change something carry what makes a repeat harmless,
+since a reply can be lost: a `request_id`, an offset, or a target state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from resilient_nb.core.model import JobSpec
+from resilient_nb.core.views import CheckpointView, ClusterView, JobView, RunView
+from resilient_nb.wire.codec import Registry
+
+
+@dataclass(frozen=True)
+class GetCluster:
+    """Answered by a `ClusterView`."""
+
+
+@dataclass(frozen=True)
+class PutBlob:
+    """A piece of a captured payload. Answered by the number of bytes the store now has."""
+
+    digest: str
+    offset: int
+    total: int
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Submit:
+    """Answered by a `Submitted`. `resume` is auto, never or a checkpoint reference."""
+
+    run: str | None
+    spec: JobSpec
+    request_id: str
+    resume: str = "auto"
+    fork: str | None = None
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """The job that was made, and from which step it goes on (None: from the beginning)."""
+
+    job: str
+    run: str
+    resumes_from: int | None
+    message: str
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """Cancel a job or a run's unfinished job. Answered by a `JobView`."""
+
+    job: str
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Submit the run's last cell again, from the head or `at`. Answered by a `Submitted`."""
+
+    run: str
+    request_id: str
+    at: str | None = None
+
+
+@dataclass(frozen=True)
+class Rollback:
+    """Move the head to a checkpoint; deletes nothing. Answered by a `RunView`."""
+
+    ref: str
+    user: str = ""
+
+
+@dataclass(frozen=True)
+class Tag:
+    """Name a checkpoint. Answered by a `RunView`."""
+
+    ref: str
+    tag: str
+
+
+@dataclass(frozen=True)
+class Fork:
+    """Begin a new run at a checkpoint. Answered by its `RunView`."""
+
+    ref: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Resolve:
+    """Find a checkpoint. Answered by a `CheckpointView`."""
+
+    ref: str
+
+
+@dataclass(frozen=True)
+class ListJobs:
+    """Answered by a list of `JobView`, newest first."""
+
+    run: str | None = None
+    limit: int = 100
+
+
+@dataclass(frozen=True)
+class ListRuns:
+    """Answered by a list of `RunView`, newest first; one if `run` is given."""
+
+    run: str | None = None
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Wait until the job differs from `seen`, or `timeout` seconds. Answered by a `Watched`."""
+
+    job: str
+    seen: int = -1
+    timeout: float = 10.0
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A job and the version to give as `seen` next time."""
+
+    version: int
+    job: JobView
+
+
+@dataclass(frozen=True)
+class ReadLog:
+    """A piece of a rank's output; `epoch` None is the latest. Answered by a `LogPiece`."""
+
+    job: str
+    rank: int
+    epoch: int | None = None
+    offset: int = 0
+    limit: int = 1 << 20
+
+
+@dataclass(frozen=True)
+class LogPiece:
+    """Bytes of a log from `offset` on; `size` is how much there is; `epochs` which exist."""
+
+    data: bytes
+    offset: int
+    size: int
+    epoch: int
+    epochs: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ReadOut:
+    """A piece of the pickle of a job's returned values. Answered by an `OutPiece`."""
+
+    job: str
+    offset: int = 0
+    limit: int = 4 << 20
+
+
+@dataclass(frozen=True)
+class OutPiece:
+    data: bytes
+    size: int
+
+
+@dataclass(frozen=True)
+class VacateAll:
+    """Have every gang checkpoint and leave, back to the queue; start nothing more.
+
+    Answered by the ids of jobs that hold a gang now: call until it is empty.
+    """
+
+
+REQUESTS = Registry(
+    GetCluster, PutBlob, Submit, Cancel, Resume, Rollback, Tag, Fork, Resolve, ListJobs,
+    ListRuns, Watch, ReadLog, ReadOut, VacateAll,
+)  # fmt: skip
+
+#: What `--json` prints; `resilient schema` shows their JSON Schema.
+REPORTS = (ClusterView, JobView, RunView, CheckpointView, Submitted)

@@ -9,6 +9,7 @@ is repeated while the cluster may be restarting; requests are made so that a rep
 from __future__ import annotations
 
 import asyncio
+import atexit
 import hashlib
 import threading
 import time
@@ -65,6 +66,7 @@ class Client:
         self.address = address
         self._patience = patience
         self._rpc: Any = None
+        atexit.register(self.close)
 
     # --- transport ----------------------------------------------------------------------
 
@@ -121,7 +123,8 @@ class Client:
 
     def close(self) -> None:
         """Close the connection; the next call opens a new one."""
-        _LoopThread.run(self._drop())
+        if self._rpc is not None:
+            _LoopThread.run(self._drop())
 
     # --- calls --------------------------------------------------------------------------
 

@@ -18,6 +18,10 @@ class ResilientError(Exception):
         """Return the plain form that crosses processes."""
         return {"code": self.code, "message": str(self)}
 
+    def _render_traceback_(self) -> list[str]:
+        """IPython shows this: our own frames would only hide the message."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class InvalidRequest(ResilientError):
     """The request can't be right: change it and submit again."""

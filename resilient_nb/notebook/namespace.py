@@ -8,9 +8,12 @@ from dataclasses import dataclass
 
 # Made by Python or the runtime for every module and class: the rank has its own.
 RUNTIME = frozenset(
-    ("run", "__name__", "__builtins__", "__builtin__", "__doc__", "__file__", "__spec__")
-    + ("__loader__", "__package__", "__annotations__", "__debug__", "__class__")
-    + ("__module__", "__qualname__")
+    {
+        "run",
+        *("__name__", "__builtins__", "__builtin__", "__doc__", "__file__", "__spec__"),
+        *("__loader__", "__package__", "__annotations__", "__debug__"),
+        *("__class__", "__module__", "__qualname__"),
+    }
 )
 # IPython's own, unless the user gave the name to something else.
 _SHELL = frozenset({"exit", "quit", "open", "get_ipython"})

@@ -15,7 +15,7 @@ _WIDTH = 40
 
 
 def describe(value: object) -> str:
-    """Say what a value is: `Tensor 1797×1×8×8 float32`, `Net, 1,234 parameters`, `list of 5`."""
+    """Say what a value is: `Tensor` with shape and dtype, `Net, 1,234 parameters`, `list of 5`."""
     kind = type(value)
     torch = sys.modules.get("torch")
     match value:

@@ -109,8 +109,9 @@ class JobWidget(VBox):  # type: ignore[misc]
             return
         chosen = self._checkpoints.value
         self._checkpoints.options = options
-        if chosen in newest:
-            self._checkpoints.value = chosen
+        # ipywidgets chooses nothing by itself; the newest is a choice that does no harm.
+        if options:
+            self._checkpoints.value = chosen if chosen in newest else options[0][1]
 
     def _cancel_clicked(self) -> None:
         if self._cancel.description == CANCEL:

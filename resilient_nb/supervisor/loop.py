@@ -68,6 +68,7 @@ class Supervisor:
         self._children: dict[int, Child] = {}
         self._rendezvous: dict[tuple[str, int], socket.socket] = {}
         self._facts: dict[str, dict[str, Any]] = {}  # unacknowledged, in order
+        self._last_samples: list[Sample] = []  # of ranks that have ended
         self._unsent: list[str] = []
         self._ended_epochs: dict[str, int] = {}
         self._waiting_since: float | None = None
@@ -200,6 +201,8 @@ class Supervisor:
         )
 
     def _samples(self) -> Iterator[Sample]:
+        yield from self._last_samples
+        self._last_samples.clear()
         for child in self._live():
             known = child.sample or Sample(
                 child.attempt.job, child.attempt.epoch, child.rank, "starting", child.step
@@ -332,6 +335,8 @@ class Supervisor:
                 pass  # its last words may still be in the channel
             del self._children[pid]
             self._hang_up(child)
+            if child.sample is not None:
+                self._last_samples.append(child.sample)
             _kill_group(pid)
             end = child.end(status, peak)
             attempt = child.attempt

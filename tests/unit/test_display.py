@@ -312,6 +312,16 @@ WIDGET_ENDS = """
 watched.set(100, JobState.SUCCEEDED)
 assert widget.join(20)
 """
+# Some Pythons give a new thread the context of the one that starts it.
+INHERITED = """
+import contextvars
+from resilient_nb.notebook.display import here
+from resilient_nb.notebook.follow import Sight
+output = here("digits#1")
+output(Sight(a_job(1)))
+old = contextvars.copy_context()
+"""
+UPDATE_FROM_OLD_CONTEXT = "old.run(output, Sight(a_job(2)))"
 CELLS = (
     SETUP,
     SHOW.format(job="steady"),
@@ -323,6 +333,8 @@ CELLS = (
     WIDGET_ENDS,
     SHOW.format(job="endless"),
     STILL_RUNNING,
+    INHERITED,
+    UPDATE_FROM_OLD_CONTEXT,
 )
 
 
@@ -341,7 +353,8 @@ class Recorder(NotebookClient):
 def executed(tmp_path_factory: pytest.TempPathFactory) -> Recorder:
     folder = tmp_path_factory.mktemp("notebook")
     roots = (Path(resilient_nb.core.__file__).parents[2], Path(__file__).parent)
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in CELLS])
+    v4: Any = nbformat.v4  # has no types
+    notebook = v4.new_notebook(cells=[v4.new_code_cell(source) for source in CELLS])
 
     def in_the_gap(cell: Any, cell_index: int) -> None:
         if cell_index == 5:
@@ -385,6 +398,13 @@ def test_a_job_that_ends_between_two_cells_is_shown_by_the_next(executed: Record
 def test_a_notebook_that_ends_before_the_job_holds_the_last_update(executed: Recorder) -> None:
     assert "► running" in html_of(executed, 8)
     assert "step 3 of 100" in html_of(executed, 8)
+
+
+def test_an_update_reaches_nbclient_from_a_thread_that_inherited_its_context(
+    executed: Recorder,
+) -> None:
+    assert executed.updates[11] == 1
+    assert "step 2 of 100" in html_of(executed, 10)
 
 
 def test_the_widget_is_complete_in_the_executed_notebook(executed: Recorder) -> None:

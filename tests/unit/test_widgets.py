@@ -149,6 +149,7 @@ def test_roll_back_goes_to_the_chosen_checkpoint_and_then_resume_is_offered() ->
     choice = widget.children[1].children[3]
     assert choice.options == (("digits@40 · 2.00 KiB · head", "digits@40"),
                               ("digits@20 · 2.00 KiB", "digits@20"))  # fmt: skip
+    assert choice.value == "digits@40"
     assert not buttons(widget)[1]
     choice.value = "digits@20"
     job.view = a_job(JobState.SUCCEEDED, a_checkpoint(20, head=True), END)
@@ -159,6 +160,17 @@ def test_roll_back_goes_to_the_chosen_checkpoint_and_then_resume_is_offered() ->
     assert choice.value == "digits@20"
     click(widget, 1)
     assert calls.made[-1] == "resume"
+
+
+def test_a_new_checkpoint_does_not_change_what_was_chosen() -> None:
+    job = Still(a_job(JobState.CANCELLED, a_checkpoint(20), HEAD))
+    widget = a_widget(job)
+    choice = widget.children[1].children[3]
+    choice.value = "digits@20"
+    job.view = a_job(JobState.CANCELLED, a_checkpoint(20), END, a_checkpoint(60, head=True))
+    click(widget, 1)
+    assert [ref for _, ref in choice.options] == ["digits@60", "digits@40", "digits@20"]
+    assert choice.value == "digits@20"
 
 
 def test_two_checkpoints_of_one_step_are_offered_once() -> None:

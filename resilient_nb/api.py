@@ -1,0 +1,277 @@
+"""What Python code does with runs and jobs; the magics and the shell use the same."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import sys
+import time
+import uuid
+from collections.abc import Callable, Generator
+from typing import Any
+
+from resilient_nb import connect as connecting
+from resilient_nb.client import Client
+from resilient_nb.core.explain import failure_text
+from resilient_nb.core.model import JobState
+from resilient_nb.core.names import parse_reference
+from resilient_nb.core.views import CheckpointView, JobView, RunView
+from resilient_nb.errors import CheckpointError, JobCancelled, JobFailed
+from resilient_nb.wire import requests as rq
+
+
+def connect(address: str | None = None) -> Client:
+    """Return the client of the cluster in use; with an address, connect to that one first."""
+    if address is not None:
+        connecting.connect(address)
+    return connecting.current()
+
+
+def jobs(run: str | None = None) -> list[Job]:
+    """Return jobs, newest first, of one run or of all."""
+    client = connecting.current()
+    return [Job(client, view.id, view) for view in client.jobs(run)]
+
+
+def runs() -> list[Run]:
+    """Return all runs, newest first."""
+    client = connecting.current()
+    return [Run(client, view.name) for view in client.runs()]
+
+
+def run(name: str) -> Run:
+    """Return a run by name.
+
+    Raises:
+        UnknownName: there is none.
+    """
+    client = connecting.current()
+    return Run(client, client.runs(name)[0].name)
+
+
+def load(ref: str, into: Any = None, only: str | None = None) -> Any:
+    """Read a checkpoint: `load("digits@best")`.
+
+    Args:
+        ref: `run` (its head), `run@step` or `run@tag`.
+        into: a module to fill, or a dict of tracked name to object.
+        only: just this tracked object's state.
+
+    Returns:
+        A mapping of tracked names to states, read when asked for; or `into`, filled; or the
+        state of `only`.
+
+    Raises:
+        UnknownName: there is no such checkpoint.
+        CorruptCheckpoint: bytes don't match their digest.
+    """
+    from resilient_nb.loading import load_path
+
+    return load_path(connecting.current().resolve(ref).path, into, only)
+
+
+def fork(ref: str, name: str) -> Run:
+    """Begin a new run at a checkpoint; nothing is copied."""
+    client = connecting.current()
+    client.fork(ref, name)
+    return Run(client, name)
+
+
+class Job:
+    """A submitted cell. `await job` and `job.result()` give what `--out` named."""
+
+    __resilient_nocapture__ = True
+
+    def __init__(self, client: Client, identity: str, view: JobView | None = None) -> None:
+        self.id = identity
+        self._client = client
+        self._view = view
+
+    def __repr__(self) -> str:
+        view = self.view
+        return f"<job {self.id}: {view.state}, step {view.step}>"
+
+    @property
+    def view(self) -> JobView:
+        """The job as it is now."""
+        if self._view is None or not self._view.state.final:
+            self._view = self._client.watch(self.id, timeout=0.0).job
+        return self._view
+
+    @property
+    def state(self) -> JobState:
+        """Where the job is."""
+        return self.view.state
+
+    @property
+    def run(self) -> Run:
+        """The run that the job belongs to."""
+        return Run(self._client, self.id.partition("#")[0])
+
+    def watch(self, seen: int, timeout: float) -> rq.Watched:
+        """Return the job as soon as it differs from version `seen`."""
+        return self._client.watch(self.id, seen, timeout)
+
+    def wait(
+        self, timeout: float | None = None, each: Callable[[JobView], None] | None = None
+    ) -> JobView:
+        """Return the job when it has ended; `each` is called with every new view.
+
+        Raises:
+            TimeoutError: it has not ended after `timeout` seconds. The job goes on.
+        """
+        give_up = None if timeout is None else time.monotonic() + timeout
+        seen = -1
+        while True:
+            left = 5.0 if give_up is None else min(5.0, max(0.0, give_up - time.monotonic()))
+            watched = self._client.watch(self.id, seen, left)
+            seen, self._view = watched.version, watched.job
+            if each is not None:
+                each(watched.job)
+            if watched.job.state.final:
+                return watched.job
+            if give_up is not None and time.monotonic() >= give_up:
+                raise TimeoutError(f"Job {self.id} is {watched.job.state} after {timeout} s.")
+
+    def result(self, timeout: float | None = None) -> dict[str, Any]:
+        """Wait for the job and return the values of the names in `--out`.
+
+        Raises:
+            JobFailed: with the cause, and the cell's own line for an error in the cell.
+            JobCancelled: somebody cancelled it.
+            TimeoutError: after `timeout` seconds; the job goes on.
+        """
+        view = self.wait(timeout)
+        if view.state is JobState.FAILED:
+            raise JobFailed(f"Job {self.id} failed.\n{failure_text(view.failures[-1], view.label)}")
+        if view.state is JobState.CANCELLED:
+            raise JobCancelled(f"Job {self.id} was cancelled at step {view.step}.")
+        if not view.returned:
+            return {}
+        values: dict[str, Any] = pickle.loads(self._client.out(self.id))
+        return values
+
+    def __await__(self) -> Generator[Any, None, dict[str, Any]]:
+        return asyncio.get_running_loop().run_in_executor(None, self.result).__await__()
+
+    def logs(
+        self, rank: int = 0, epoch: int | None = None, tail: int | None = None, follow: bool = False
+    ) -> str:
+        """Return what a rank has printed in its latest attempt (or that of `epoch`).
+
+        Args:
+            rank: which one.
+            epoch: the attempt's number, as the panel shows it.
+            tail: only so many lines from the end.
+            follow: print what comes until the job has ended, and return nothing.
+        """
+        if follow:
+            self._follow(rank, epoch)
+            return ""
+        text = self.log_bytes(rank, epoch, 0 if tail is None else -(64 << 10)).decode(
+            errors="replace"
+        )
+        return text if tail is None else "".join(text.splitlines(True)[-tail:])
+
+    def log_bytes(self, rank: int = 0, epoch: int | None = None, offset: int = 0) -> bytes:
+        """Return a rank's output from a byte offset on; a negative one counts from the end."""
+        piece = self._client.log(rq.ReadLog(self.id, rank, epoch, offset))
+        parts, end = [piece.data], piece.offset + len(piece.data)
+        while end < piece.size and piece.data:
+            piece = self._client.log(rq.ReadLog(self.id, rank, piece.epoch, end))
+            parts.append(piece.data)
+            end += len(piece.data)
+        return b"".join(parts)
+
+    def _follow(self, rank: int, epoch: int | None) -> None:
+        seen, offset, at = -1, 0, epoch
+        while True:
+            watched = self._client.watch(self.id, seen, 2.0)
+            seen = watched.version
+            piece = self._client.log(rq.ReadLog(self.id, rank, at, offset))
+            if epoch is None and piece.epoch != at:
+                at, offset = piece.epoch, 0  # a new attempt has a new log
+                continue
+            sys.stdout.write(piece.data.decode(errors="replace"))
+            sys.stdout.flush()
+            offset += len(piece.data)
+            if watched.job.state.final and offset >= piece.size:
+                return
+
+    def cancel(self) -> JobView:
+        """Ask the job to checkpoint and end; it can be resumed."""
+        self._view = self._client.cancel(self.id)
+        return self._view
+
+    # What the panel's buttons call.
+
+    def resume(self) -> Job:
+        """Submit the same cell again, from the run's head."""
+        return self.run.resume()
+
+    def rollback(self, ref: str) -> RunView:
+        """Move the run's head."""
+        return self.run.rollback(ref)
+
+
+class Run:
+    """A named lineage of checkpoints with a movable head."""
+
+    __resilient_nocapture__ = True
+
+    def __init__(self, client: Client, name: str) -> None:
+        self.name = name
+        self._client = client
+
+    def __repr__(self) -> str:
+        view = self.view
+        return f"<run {self.name}: head {view.head}, {len(view.checkpoints)} checkpoints>"
+
+    @property
+    def view(self) -> RunView:
+        """The run as it is now."""
+        return self._client.runs(self.name)[0]
+
+    @property
+    def jobs(self) -> list[Job]:
+        """The run's jobs, newest first."""
+        return [Job(self._client, view.id, view) for view in self._client.jobs(self.name)]
+
+    @property
+    def checkpoints(self) -> tuple[CheckpointView, ...]:
+        """All checkpoints of the run, in the order they were committed."""
+        return self.view.checkpoints
+
+    def resume(self, at: str | int | None = None) -> Job:
+        """Submit the run's last cell again, from the head or from a step or tag."""
+        point = None if at is None else str(at)
+        submitted = self._client.resume(rq.Resume(self.name, uuid.uuid4().hex, point))
+        return Job(self._client, submitted.job)
+
+    def rollback(self, to: str | int) -> RunView:
+        """Move the head to a step, a tag or a reference; later checkpoints are kept."""
+        return self._client.rollback(self._ref(to))
+
+    def tag(self, at: str | int, tag: str) -> RunView:
+        """Name a checkpoint."""
+        return self._client.tag(self._ref(at), tag)
+
+    def fork(self, name: str, at: str | int | None = None) -> Run:
+        """Begin a new run here, or at a step or tag."""
+        self._client.fork(self.name if at is None else self._ref(at), name)
+        return Run(self._client, name)
+
+    def load(self, at: str | int | None = None, into: Any = None, only: str | None = None) -> Any:
+        """Read the head, or the checkpoint at a step or tag; see `resilient_nb.load`."""
+        from resilient_nb.loading import load_path
+
+        ref = self.name if at is None else self._ref(at)
+        return load_path(self._client.resolve(ref).path, into, only)
+
+    def _ref(self, text: str | int) -> str:
+        text = str(text)
+        if "@" in text:
+            if parse_reference(text).run != self.name:
+                raise CheckpointError(f"{text} is no checkpoint of run {self.name}.")
+            return text
+        return f"{self.name}@{text}"

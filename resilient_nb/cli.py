@@ -1,0 +1,35 @@
+"""The shell command `resilient`: the verbs of `%resilient`."""
+
+from __future__ import annotations
+
+import sys
+
+from resilient_nb.errors import InvalidRequest, ResilientError
+from resilient_nb.notebook.execute import execute
+from resilient_nb.notebook.options import parse_arguments
+from resilient_nb.wire.codec import to_json
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one verb; return 0, 1 if it could not be done, or 2 if the request was wrong."""
+    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        shown = execute(parse_arguments(words))
+        if shown is not None and str(shown):
+            print(shown)
+        return 0
+    except ResilientError as error:
+        if "--json" in words:
+            print(to_json({"error": error.to_wire()}).decode())
+        else:
+            print(f"resilient: {error}", file=sys.stderr)
+        return 2 if isinstance(error, InvalidRequest) else 1
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader (head, less) has left: nobody to tell
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+"""`doctor`: is this machine fit, and does the cluster answer?"""
+
+from __future__ import annotations
+
+import html
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+from resilient_nb.config import Settings
+from resilient_nb.core.views import ClusterView
+from resilient_nb.notebook.panel import Rich
+
+_PACKAGES = ("torch", "zarr", "distributed", "ipython", "ipywidgets", "msgspec")
+_LITTLE_DISK = 2 << 30
+
+
+def doctor(settings: Settings, cluster: ClusterView | None, why_not: str) -> Rich[dict[str, str]]:
+    """Return one line a check; what is wrong begins with "!"."""
+    found = {
+        "python": f"{platform.python_version()} ({sys.executable})",
+        "platform": _platform(),
+        "packages": ", ".join(_version(name) for name in _PACKAGES),
+        "home": _folder(settings),
+        "cluster": _cluster(cluster, why_not),
+        "jupyterlab": "found" if importlib.util.find_spec("jupyterlab") else "not installed",
+    }
+    text = "\n".join(f"{name:11} {value}" for name, value in found.items())
+    return Rich(text, f"<pre>{html.escape(text)}</pre>", found)
+
+
+def _platform() -> str:
+    name = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    return name if sys.platform == "linux" else f"! {name}: ranks need Linux"
+
+
+def _version(name: str) -> str:
+    try:
+        return f"{name} {version(name)}"
+    except PackageNotFoundError:
+        return f"! {name} is missing"
+
+
+def _folder(settings: Settings) -> str:
+    place = settings.home
+    while not place.exists():
+        place = place.parent
+    if not os.access(place, os.W_OK):
+        return f"! {settings.home} can't be written: set RESILIENT_NB_HOME"
+    free = shutil.disk_usage(place).free
+    mark = "! only " if free < _LITTLE_DISK else ""
+    return f"{settings.home}, {mark}{free / (1 << 30):.1f} GiB free"
+
+
+def _cluster(view: ClusterView | None, why_not: str) -> str:
+    if view is None:
+        return f"! {why_not}"
+    cold = [host.id for host in view.hosts if not host.warm]
+    mark = f", ! not ready: {', '.join(cold)}" if cold else ""
+    return f"{view.address}, {view.used} of {view.slots} slots in use{mark}; store {view.store}"

@@ -1,0 +1,166 @@
+"""`%%resilient` and `%resilient`: thin, the work is elsewhere."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from IPython.core.magic import Magics, cell_magic, line_magic, magics_class
+
+from resilient_nb import connect
+from resilient_nb.api import Job
+from resilient_nb.client import Client
+from resilient_nb.cluster import embedded
+from resilient_nb.config import Settings, load_settings
+from resilient_nb.core.model import Cell, Interval, JobSpec, Priority
+from resilient_nb.errors import ClusterUnreachable, InvalidRequest, ResilientError
+from resilient_nb.notebook.capture import Capture, analyse, capture, dry_run_text, explain_missing
+from resilient_nb.notebook.completion import Names, complete
+from resilient_nb.notebook.display import LivePanel
+from resilient_nb.notebook.execute import execute
+from resilient_nb.notebook.options import (
+    CellOptions,
+    Command,
+    help_text,
+    parse_cell_line,
+    parse_line,
+)
+from resilient_nb.notebook.pending import Pending
+from resilient_nb.wire.requests import Submit
+
+#: How much of rank 0's output the panel shows, in bytes.
+_TAIL = 2000
+
+
+def register(shell: Any) -> None:
+    """Add the magics, completion, and waiting for pending names to an IPython shell."""
+    magics = ResilientMagics(shell)
+    shell.register_magics(magics)
+    shell.ast_transformers.append(magics.pending)
+
+    # Plain functions: IPython can't call bound methods as completer hooks.
+    def complete_line(_: Any, event: Any) -> list[str]:
+        return magics.complete(event.line, len(event.text_until_cursor))
+
+    for key in ("%%resilient", "%resilient"):
+        shell.set_hook("complete_command", complete_line, str_key=key)
+
+
+@magics_class
+class ResilientMagics(Magics):  # type: ignore[misc]
+    """The magics of one shell."""
+
+    def __init__(self, shell: Any) -> None:
+        super().__init__(shell)
+        self.pending = Pending(shell.user_ns)
+
+    @line_magic  # type: ignore[untyped-decorator]
+    def resilient(self, line: str) -> Any:
+        """Run a verb: `%resilient help` lists them."""
+        return execute(parse_line(line), self.shell)
+
+    @cell_magic("resilient")  # type: ignore[untyped-decorator]
+    def submit(self, line: str, cell: str) -> None:
+        """Run the cell as a job that can't be lost: `%%resilient --help`."""
+        options = parse_cell_line(line)
+        if isinstance(options, Command):
+            topic = options.arguments.get("topic")
+            print(help_text(str(topic) if topic else None))
+            return
+        label = f"Cell In[{self.shell.execution_count}]"
+        # The magic's own line stays as an empty one: line numbers are the notebook's.
+        source = "\n" + self.shell.transform_cell(cell)
+        if not source.strip():
+            raise InvalidRequest("The cell is empty: write what is to run below the magic's line.")
+        names = analyse(source, label)
+        self.pending.resolve(names.reads)
+        captured = capture(names, self.shell.user_ns, options.out, measure=options.dry_run)
+        if captured.missing:
+            raise InvalidRequest(explain_missing(captured.missing, names, self.shell.user_ns))
+        if options.dry_run:
+            print(dry_run_text(options, captured, source))
+            return
+        settings = load_settings()
+        client = current_or_new(settings)
+        self._run(client, settings, options, _spec(options, captured, source, label, settings))
+
+    def _run(self, client: Client, settings: Settings, options: CellOptions, made: Any) -> None:
+        spec, payload = made
+        if payload:
+            client.put(payload)
+        fork = str(options.fork) if options.fork is not None else None
+        submitted = client.submit(
+            Submit(options.name, spec, uuid.uuid4().hex, str(options.resume), fork)
+        )
+        if submitted.message:
+            print(f"{submitted.job}: {submitted.message}")
+        job = Job(client, submitted.job)
+        self.shell.user_ns["job"] = job
+        self.pending.add(job, options.out)
+        panel = live_panel(job).start()
+        if options.wait or (settings.wait and not options.detach):
+            self._wait(job, panel)
+
+    def _wait(self, job: Job, panel: LivePanel) -> None:
+        try:
+            job.wait()
+        except KeyboardInterrupt:
+            print(f"Detached: {job.id} goes on. `job.result()` waits for it again.")
+            return
+        panel.join(5.0)
+        self.pending.take(job)
+        job.result()
+
+    def complete(self, line: str, cursor: int) -> list[str]:
+        """Return completions; without a cluster, those that need none."""
+        runs: tuple[str, ...] = ()
+        jobs: tuple[str, ...] = ()
+        refs: tuple[str, ...] = ()
+        try:
+            views = connect.current().runs()
+            runs = tuple(view.name for view in views)
+            jobs = tuple(job for view in views for job in view.jobs)
+            refs = tuple(c.ref for view in views for c in view.checkpoints)
+            refs += tuple(f"{view.name}@{tag}" for view in views for tag in view.tags)
+        except ResilientError:
+            pass  # options and verbs are completed all the same
+        variables = tuple(n for n in self.shell.user_ns if not n.startswith("_"))
+        return complete(line, cursor, Names(runs, jobs, refs, variables))
+
+
+def live_panel(job: Job) -> LivePanel:
+    """Return a panel for a job, not yet started."""
+
+    def tail() -> str:
+        return job.log_bytes(offset=-_TAIL).decode(errors="replace")
+
+    return LivePanel(job.watch, job.id, tail=tail)
+
+
+def current_or_new(settings: Settings) -> Client:
+    """Return the cluster in use; with none, start the embedded default and say so."""
+    try:
+        return connect.current(settings)
+    except ClusterUnreachable:
+        print("No cluster is up: %resilient up starts one, and so does this cell.")
+        embedded.up(settings, None, print)
+        return connect.current(settings)
+
+
+def _spec(
+    options: CellOptions, captured: Capture, source: str, label: str, settings: Settings
+) -> tuple[JobSpec, bytes]:
+    payload = captured.payload if captured.entries else b""
+    spec = JobSpec(
+        cell=Cell(source, label, label, dict(captured.sources)),
+        workers=options.workers,
+        priority=Priority(options.priority),
+        interval=Interval(options.checkpoint_every.steps, options.checkpoint_every.seconds),
+        retries=options.retries,
+        seed=options.seed,
+        out=options.out,
+        captured=captured.digest if payload else None,
+        captured_names=tuple(entry.name for entry in captured.entries),
+        user=settings.user,
+    )
+    return spec, payload

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Generator
 from typing import Any
 
-from resilient_nb import connect as connecting
+from resilient_nb import connection
 from resilient_nb.client import Client
 from resilient_nb.core.explain import failure_text
 from resilient_nb.core.model import JobState
@@ -23,19 +23,19 @@ from resilient_nb.wire import requests as rq
 def connect(address: str | None = None) -> Client:
     """Return the client of the cluster in use; with an address, connect to that one first."""
     if address is not None:
-        connecting.connect(address)
-    return connecting.current()
+        connection.connect(address)
+    return connection.current()
 
 
 def jobs(run: str | None = None) -> list[Job]:
     """Return jobs, newest first, of one run or of all."""
-    client = connecting.current()
+    client = connection.current()
     return [Job(client, view.id, view) for view in client.jobs(run)]
 
 
 def runs() -> list[Run]:
     """Return all runs, newest first."""
-    client = connecting.current()
+    client = connection.current()
     return [Run(client, view.name) for view in client.runs()]
 
 
@@ -45,7 +45,7 @@ def run(name: str) -> Run:
     Raises:
         UnknownName: there is none.
     """
-    client = connecting.current()
+    client = connection.current()
     return Run(client, client.runs(name)[0].name)
 
 
@@ -67,12 +67,12 @@ def load(ref: str, into: Any = None, only: str | None = None) -> Any:
     """
     from resilient_nb.loading import load_path
 
-    return load_path(connecting.current().resolve(ref).path, into, only)
+    return load_path(connection.current().resolve(ref).path, into, only)
 
 
 def fork(ref: str, name: str) -> Run:
     """Begin a new run at a checkpoint; nothing is copied."""
-    client = connecting.current()
+    client = connection.current()
     client.fork(ref, name)
     return Run(client, name)
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +12,7 @@ from pathlib import Path
 import psutil
 
 from resilient_nb.client import Client
-from resilient_nb.cluster.record import Lock, Record, read
+from resilient_nb.cluster.record import Record, read, start_watchdog
 from resilient_nb.cluster.watchdog import end_tree
 from resilient_nb.config import Settings
 from resilient_nb.core.views import ClusterView
@@ -40,7 +38,7 @@ def find(settings: Settings) -> Record | None:
     if record.watchdog.find() is None:
         if not any(part.find() for part in record.parts.values()):
             return None  # the machine was restarted: nothing is left of it
-        _start_watchdog(settings, record.workers)
+        start_watchdog(settings, record.workers)
     return record
 
 
@@ -71,21 +69,8 @@ def up(settings: Settings, workers: int | None, say: Say) -> ClusterView:
         ) from error
     settings.cluster_file.unlink(missing_ok=True)
     say(f"Starting a local cluster with {count} workers ...")
-    _start_watchdog(settings, count)
+    start_watchdog(settings, count)
     return _wait_ready(settings, count, say)
-
-
-def _start_watchdog(settings: Settings, workers: int) -> None:
-    command = [sys.executable, "-m", "resilient_nb.cluster.watchdog", "--workers", str(workers)]
-    with (settings.logs / "watchdog.log").open("ab") as log:
-        subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            env={**os.environ, "RESILIENT_NB_HOME": str(settings.home)},
-        )
 
 
 def _wait_ready(settings: Settings, workers: int, say: Say) -> ClusterView:
@@ -172,12 +157,3 @@ def end_supervisors(home: Path) -> None:
         except (psutil.Error, ValueError, FileNotFoundError):
             continue
     shutil.rmtree(home / "supervisors", ignore_errors=True)
-
-
-def is_held(settings: Settings) -> bool:
-    """Whether a watchdog holds this home's lock."""
-    lock = Lock(settings.cluster_file)
-    if lock.take():
-        lock.release()
-        return False
-    return True

@@ -5,32 +5,12 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import psutil
-
-
-@dataclass(frozen=True)
-class Process:
-    """A process that can't be mistaken for a later one with the same number."""
-
-    pid: int
-    started: float
-
-    @classmethod
-    def of(cls, pid: int) -> Process:
-        """Return the identity of a live process."""
-        return cls(pid, psutil.Process(pid).create_time())
-
-    def find(self) -> psutil.Process | None:
-        """Return the process if it still lives (a zombie doesn't)."""
-        try:
-            process = psutil.Process(self.pid)
-            alive = process.status() != psutil.STATUS_ZOMBIE
-            return process if alive and process.create_time() == self.started else None
-        except psutil.NoSuchProcess:
-            return None
+from resilient_nb.config import Settings
+from resilient_nb.processes import Process, start_detached
 
 
 @dataclass(frozen=True)
@@ -81,3 +61,10 @@ class Lock:
     def release(self) -> None:
         """Let another process take it."""
         os.close(self._fd)
+
+
+def start_watchdog(settings: Settings, workers: int) -> None:
+    """Start a watchdog for this home; it ends at once if there is one."""
+    command = [sys.executable, "-m", "resilient_nb.cluster.watchdog", "--workers", str(workers)]
+    env = {**os.environ, "RESILIENT_NB_HOME": str(settings.home)}
+    start_detached(command, settings.logs / "watchdog.log", env)

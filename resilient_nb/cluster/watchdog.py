@@ -21,8 +21,9 @@ from pathlib import Path
 
 import psutil
 
-from resilient_nb.cluster.record import Lock, Process, Record, read, write
+from resilient_nb.cluster.record import Lock, Record, read, write
 from resilient_nb.config import load_settings
+from resilient_nb.processes import Process
 
 logger = logging.getLogger("resilient_nb.watchdog")
 
@@ -39,6 +40,7 @@ class _Part:
     role: str
     command: list[str]
     process: Process | None = None
+    child: subprocess.Popen[bytes] | None = None  # None if an earlier watchdog started it
     failures: int = 0
     not_before: float = 0.0
     started_at: float = 0.0
@@ -53,10 +55,11 @@ class Watchdog:
         port = self._address.rpartition(":")[2]
         python = [sys.executable, "-m"]
         scheduler = [*python, "distributed.cli.dask_scheduler", "--host", "127.0.0.1"]
-        scheduler += ["--port", port, "--preload", "resilient_nb", *_dashboard()]
+        preload = ["--preload", "resilient_nb", "--preload", "resilient_nb.cluster.guard"]
+        scheduler += ["--port", port, *preload, *_dashboard()]
         nannies = [*python, "distributed.cli.dask_worker", self._address]
         nannies += ["--nworkers", str(workers), "--nthreads", "1", "--host", "127.0.0.1"]
-        nannies += ["--preload", "resilient_nb", "--memory-limit", "0", "--no-dashboard"]
+        nannies += [*preload, "--memory-limit", "0", "--no-dashboard"]
         nannies += ["--local-directory", str(logs.parent / "dask")]
         self._parts = [_Part("scheduler", scheduler), _Part("workers", nannies)]
         for part in self._parts:
@@ -85,7 +88,7 @@ class Watchdog:
         """Start a part if it isn't there; True if it was started."""
         now = time.monotonic()
         if part.process is not None:
-            if _alive(part.process):
+            if _alive(part):
                 return False
             lived = now - part.started_at
             part.failures = part.failures + 1 if lived < 30.0 else 1
@@ -96,14 +99,14 @@ class Watchdog:
             return False
         part.started_at = now
         with (self._logs / f"{part.role}.log").open("ab") as log:
-            child = subprocess.Popen(
+            part.child = subprocess.Popen(
                 part.command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
-        part.process = Process.of(child.pid)
+        part.process = Process.of(part.child.pid)
         return True
 
     def _publish(self) -> None:
@@ -139,12 +142,10 @@ def end_tree(root: psutil.Process) -> None:
     psutil.wait_procs(left, timeout=_END_GRACE)
 
 
-def _alive(process: Process) -> bool:
-    try:
-        os.waitpid(process.pid, os.WNOHANG)  # reap it if it is our child
-    except ChildProcessError:
-        pass  # adopted from an earlier watchdog
-    return process.find() is not None
+def _alive(part: _Part) -> bool:
+    if part.child is not None:
+        part.child.poll()  # reap it
+    return part.process is not None and part.process.find() is not None
 
 
 def _free_port() -> int:

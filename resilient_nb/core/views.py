@@ -154,8 +154,10 @@ def job_view(world: World, job: Job, live: Live, root: str) -> JobView:
     run = world.runs[job.run]
     own = [c for c in run.checkpoints.values() if c.job == job.id]
     # A rank's last word can be older than the newest checkpoint, and the other way round.
-    reached = [r.step for r in live.ranks] + ([own[-1].step] if own else [])
-    step = max(reached, default=_head_step(world, run))
+    reached = [r.step for r in live.ranks] + [end.step for end in job.ends.values()]
+    reached += [own[-1].step] if own else []
+    reached += [] if job.state.final else [_head_step(world, run)]
+    step = max(reached, default=0)
     total = next((r.total_steps for r in live.ranks if r.total_steps is not None), None)
     rates = [r.rate for r in live.ranks if r.rate > 0]
     rate = min(rates) if rates and job.state is JobState.RUNNING else 0.0
@@ -224,4 +226,5 @@ def _ranks(job: Job, live: Live) -> tuple[LiveRank, ...]:
 
 
 def _ended(row: LiveRank, end: RankEnd) -> LiveRank:
-    return replace(row, state=end.outcome.value, step=end.step, rate=0.0, cpu=0.0)
+    state = "stopped" if end.ordered else end.outcome.value
+    return replace(row, state=state, step=end.step, rate=0.0, cpu=0.0)

@@ -10,7 +10,7 @@ import html
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from resilient_nb import connect
+from resilient_nb import connection
 from resilient_nb.api import Job, Run, load
 from resilient_nb.cluster import embedded
 from resilient_nb.config import load_settings
@@ -61,7 +61,7 @@ def _said(text: str, shell: Any) -> str | None:
 
 def _up(arguments: Arguments) -> Rich[Any]:
     settings = load_settings()
-    connect.forget(settings)
+    connection.forget(settings)
     return _cluster(embedded.up(settings, arguments["workers"], print))
 
 
@@ -71,11 +71,11 @@ def _down(_: Arguments) -> str:
 
 
 def _connect(arguments: Arguments) -> Rich[Any]:
-    return _cluster(connect.connect(arguments["address"]))
+    return _cluster(connection.connect(arguments["address"]))
 
 
 def _status(_: Arguments) -> Rich[Any]:
-    return _cluster(connect.current().cluster())
+    return _cluster(connection.current().cluster())
 
 
 def _cluster(view: Any) -> Rich[Any]:
@@ -83,12 +83,12 @@ def _cluster(view: Any) -> Rich[Any]:
 
 
 def _jobs(arguments: Arguments) -> Rich[Any]:
-    views = connect.current().jobs(arguments["run"])
+    views = connection.current().jobs(arguments["run"])
     return Rich(reports.jobs_text(views), reports.jobs_html(views), views)
 
 
 def _job(arguments: Arguments) -> Job:
-    client = connect.current()
+    client = connection.current()
     return Job(client, client.watch(str(arguments["job"]), timeout=0.0).job.id)
 
 
@@ -127,13 +127,13 @@ def _cancel(arguments: Arguments) -> str:
 def _resume(arguments: Arguments) -> str:
     at = arguments.get("at")
     point = None if at is None else str(at).partition("@")[2]
-    job = Run(connect.current(), str(arguments["run"])).resume(point)
+    job = Run(connection.current(), str(arguments["run"])).resume(point)
     return f"{job.id} goes on from step {job.view.step}."
 
 
 def _rollback(arguments: Arguments) -> str:
     ref = str(arguments["ref"])
-    client = connect.current()
+    client = connection.current()
     view = client.rollback(ref, load_settings().user)
     return (
         f"The head of {view.name} is now {client.resolve(view.name).ref}; later checkpoints are "
@@ -142,7 +142,7 @@ def _rollback(arguments: Arguments) -> str:
 
 
 def _checkpoints(arguments: Arguments) -> Rich[Any]:
-    views = connect.current().runs(str(arguments["run"]) if arguments["run"] else None)
+    views = connection.current().runs(str(arguments["run"]) if arguments["run"] else None)
     text = "\n\n".join(reports.checkpoints_text(view) for view in views)
     page = "".join(reports.checkpoints_html(view) for view in views)
     return Rich(text or "No run yet.", page, [c for view in views for c in view.checkpoints])
@@ -150,13 +150,13 @@ def _checkpoints(arguments: Arguments) -> Rich[Any]:
 
 def _tag(arguments: Arguments) -> str:
     ref, tag = str(arguments["ref"]), str(arguments["tag"])
-    view = connect.current().tag(ref, tag)
+    view = connection.current().tag(ref, tag)
     return f"{view.name}@{tag} is now {view.tags[tag].partition('/')[2]}."
 
 
 def _fork(arguments: Arguments) -> str:
     ref, name = str(arguments["ref"]), str(arguments["newname"])
-    view = connect.current().fork(ref, name)
+    view = connection.current().fork(ref, name)
     return (
         f"{view.name} begins at {ref}. `%%resilient {name}` gives it a cell of its own; "
         f"`resume {name}` goes on with its parent's."
@@ -193,7 +193,7 @@ def _why(arguments: Arguments) -> Rich[JobView]:
 
 def _doctor(_: Arguments) -> Rich[Any]:
     try:
-        view = connect.current().cluster()
+        view = connection.current().cluster()
     except ClusterUnreachable as error:
         return doctor(load_settings(), None, str(error))
     return doctor(load_settings(), view, "")

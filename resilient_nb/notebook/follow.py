@@ -112,7 +112,7 @@ class Follower:
     def _ask(self, seen: int, patience: float) -> None:
         try:
             watched = self._fetch(seen, patience)
-            tail = self._tail() if self._tail is not None else ""
+            tail = self._latest_tail()
         except _PASSING:
             self._pause = min(_LONGEST_PAUSE, max(_FIRST_PAUSE, 2 * self._pause))
             # A restarted cluster counts its versions anew, and the first answer ends the notice.
@@ -129,6 +129,16 @@ class Follower:
         self._seen = watched.version
         self._over = watched.job.state.final
         self._show(Sight(watched.job, tail))
+
+    def _latest_tail(self) -> str:
+        if self._tail is None:
+            return ""
+        try:
+            return self._tail()
+        except ResilientError:
+            # A job that waits has no output yet, and a lost host's can't be read: the view
+            # says so, and is worth showing without it.
+            return self.sight.tail
 
     def _show(self, sight: Sight) -> None:
         with self._turn:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import traceback
 import uuid
 from typing import Any
 
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class
 
-from resilient_nb import connect
+from resilient_nb import connection
 from resilient_nb.api import Job
 from resilient_nb.client import Client
 from resilient_nb.cluster import embedded
 from resilient_nb.config import Settings, load_settings
 from resilient_nb.core.model import Cell, Interval, JobSpec, Priority
 from resilient_nb.errors import ClusterUnreachable, InvalidRequest, ResilientError
-from resilient_nb.notebook.capture import Capture, analyse, capture, dry_run_text, explain_missing
+from resilient_nb.notebook.capture import (
+    Capture,
+    CellNames,
+    analyse,
+    capture,
+    dry_run_text,
+    explain_missing,
+)
 from resilient_nb.notebook.completion import Names, complete
 from resilient_nb.notebook.display import LivePanel
 from resilient_nb.notebook.execute import execute
@@ -67,12 +75,13 @@ class ResilientMagics(Magics):  # type: ignore[misc]
             topic = options.arguments.get("topic")
             print(help_text(str(topic) if topic else None))
             return
-        label = f"Cell In[{self.shell.execution_count}]"
+        # `execution_count` already counts the next cell; `In` ends with this one.
+        label = f"Cell In[{len(self.shell.user_ns['In']) - 1}]"
         # The magic's own line stays as an empty one: line numbers are the notebook's.
         source = "\n" + self.shell.transform_cell(cell)
         if not source.strip():
             raise InvalidRequest("The cell is empty: write what is to run below the magic's line.")
-        names = analyse(source, label)
+        names = _analyse(source, label)
         self.pending.resolve(names.reads)
         captured = capture(names, self.shell.user_ns, options.out, measure=options.dry_run)
         if captured.missing:
@@ -117,7 +126,7 @@ class ResilientMagics(Magics):  # type: ignore[misc]
         jobs: tuple[str, ...] = ()
         refs: tuple[str, ...] = ()
         try:
-            views = connect.current().runs()
+            views = connection.current().runs()
             runs = tuple(view.name for view in views)
             jobs = tuple(job for view in views for job in view.jobs)
             refs = tuple(c.ref for view in views for c in view.checkpoints)
@@ -140,11 +149,20 @@ def live_panel(job: Job) -> LivePanel:
 def current_or_new(settings: Settings) -> Client:
     """Return the cluster in use; with none, start the embedded default and say so."""
     try:
-        return connect.current(settings)
+        return connection.current(settings)
     except ClusterUnreachable:
         print("No cluster is up: %resilient up starts one, and so does this cell.")
         embedded.up(settings, None, print)
-        return connect.current(settings)
+        return connection.current(settings)
+
+
+def _analyse(source: str, label: str) -> CellNames:
+    try:
+        return analyse(source, label)
+    except SyntaxError as error:
+        # As Python would print it, without our frames around it.
+        text = "".join(traceback.format_exception_only(error))
+        raise InvalidRequest(f"the cell doesn't compile.\n{text}") from None
 
 
 def _spec(

@@ -36,7 +36,7 @@ class Actions(Protocol):
         """Move the run's head to the checkpoint `ref`; delete nothing."""
 
 
-class JobWidget(VBox):  # type: ignore[misc]
+class JobWidget(VBox):
     """A job's live panel above buttons and a status line.
 
     It begins to follow the job when it is made, and ends by itself when the job does.

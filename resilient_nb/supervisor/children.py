@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,14 @@ class Child:
             self.cpu = max(0.0, (cpu - self._cpu_seen[0]) / (now - self._cpu_seen[1]))
         self._cpu_seen = (cpu, now)
         self.rss, self.peak_rss = rss, max(rss, self.peak_rss)
+
+    def take_sample(self) -> Sample:
+        """Return what the rank last said of itself, with what was measured from outside."""
+        said = self.sample or Sample(
+            self.attempt.job, self.attempt.epoch, self.rank, "starting", self.step
+        )
+        self.sample = replace(said, points=())
+        return replace(said, rss=self.rss, cpu=self.cpu, pid=self.pid)
 
     def end(self, status: int, peak_rss: int) -> RankEnd:
         """Return how the rank ended, from its own word or else from its exit status.

@@ -204,11 +204,7 @@ class Supervisor:
         yield from self._last_samples
         self._last_samples.clear()
         for child in self._live():
-            known = child.sample or Sample(
-                child.attempt.job, child.attempt.epoch, child.rank, "starting", child.step
-            )
-            yield replace(known, rss=child.rss, cpu=child.cpu, pid=child.pid)
-            child.sample = replace(known, points=())
+            yield child.take_sample()
 
     def _send(self, agent: _Agent, message: dict[str, Any]) -> None:
         agent.outgoing += frame(message)
@@ -335,8 +331,7 @@ class Supervisor:
                 pass  # its last words may still be in the channel
             del self._children[pid]
             self._hang_up(child)
-            if child.sample is not None:
-                self._last_samples.append(child.sample)
+            self._last_samples.append(child.take_sample())
             _kill_group(pid)
             end = child.end(status, peak)
             attempt = child.attempt

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
 import sys
 from pathlib import Path
+
+from resilient_nb.processes import start_detached
 
 #: A Unix socket's path must be shorter than this many bytes.
 _SOCKET_LIMIT = 100
@@ -40,17 +41,10 @@ class Place:
         self.make()
         command = [sys.executable, "-m", "resilient_nb.supervisor", str(self.folder)]
         command += ["--entry", entry, "--orphan-grace", str(orphan_grace)]
-        with self.output.open("ab") as output:
-            subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-                # NumPy's BLAS would start threads at import, and a process with threads can't
-                # be forked safely. Ranks set their own number of threads.
-                env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-            )
+        # NumPy's BLAS would start threads at import, and a process with threads can't be forked
+        # safely. Ranks set their own number of threads.
+        single = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        start_detached(command, self.output, {**os.environ, **single})
 
 
 def short_path(path: Path) -> tuple[str, int | None]:

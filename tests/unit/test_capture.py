@@ -349,12 +349,12 @@ def cells(draw: Callable[[Any], Any]) -> str:
 
 def outcome(cell: str, namespace: Namespace, out: str) -> tuple[object, ...]:
     """Run a cell; return how it ended, what it saw, and the value that comes back."""
+    show = notebook(_PRELUDE)["show"]  # shortens: nested lists may have a repr without end
     try:
         exec(compile(cell, "<cell>", "exec", dont_inherit=True), namespace)
     except BaseException as error:
-        return type(error).__name__, str(error), namespace.get("seen", [])
-    shown = notebook(_PRELUDE)["show"](namespace[out]) if out in namespace else "absent"
-    return "ended", shown, namespace.get("seen", [])
+        return type(error).__name__, show(error.args), namespace.get("seen", [])
+    return "ended", show(namespace.get(out, "absent")), namespace.get("seen", [])
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))

@@ -134,6 +134,22 @@ def test_new_output_is_shown_even_if_the_view_is_the_same() -> None:
     follower.stop()
 
 
+def test_output_that_cannot_be_read_does_not_stop_the_panel() -> None:
+    job, shown = FakeJob(), Shown()
+
+    def tail() -> str:
+        if len(job.asked) == 1:
+            return "begun"
+        raise UnknownName("There is no log yet.")
+
+    follower = Follower(job.fetch, shown, tail=tail, pace=FAST)
+    follower.start()
+    job.set(1, JobState.SUCCEEDED)
+    assert follower.join(PATIENCE)
+    assert [(s.tail, s.notice) for s in shown.sights] == [("begun", ""), ("begun", "")]
+    assert shown.sights[-1].final
+
+
 def test_updates_come_no_faster_than_the_interval() -> None:
     job, shown = FakeJob(), Shown()
     follower = Follower(job.fetch, shown, pace=Pace(interval=0.2, patience=PATIENCE))

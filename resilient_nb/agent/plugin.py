@@ -161,6 +161,14 @@ class AgentPlugin(WorkerPlugin):
             link.send(Acknowledge(known.acknowledged))
         return bool(self._facts)
 
+    def _withheld(self, ready: dict[str, dict[str, Any]]) -> list[RankRow]:
+        """Ranks whose end control can't know yet: for it they live, or it would miss them."""
+        return [
+            RankRow(fact["job"], fact["epoch"], fact["end"]["rank"], 0)
+            for name, fact in self._facts.items()
+            if fact["kind"] == "RankDone" and name not in ready
+        ]
+
     def _make_report(self, facts: dict[str, dict[str, Any]], logs: list[Any]) -> Report:
         return Report(
             agent=self._worker.address,
@@ -168,7 +176,7 @@ class AgentPlugin(WorkerPlugin):
             slots=self._config.slots,
             speaks=self._speaks,
             warm=self._warm,
-            ranks=self._ranks,
+            ranks=(*self._ranks, *self._withheld(facts)),
             facts=tuple(facts.items()),
             samples=tuple(self._samples.values()),
             logs=tuple(logs),

@@ -8,6 +8,7 @@ what still lives. SIGTERM ends the whole cluster.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import logging
 import os
@@ -28,8 +29,9 @@ from resilient_nb.processes import Process
 logger = logging.getLogger("resilient_nb.watchdog")
 
 _POLL = 0.1
-#: A part that keeps dying is restarted ever more slowly, up to this many seconds.
-_SLOWEST = 10.0
+#: A part that keeps dying within so many seconds is restarted ever more slowly, at most after
+#: the second number.
+_YOUNG, _SLOWEST = 3.0, 10.0
 _END_GRACE = 5.0
 
 
@@ -91,10 +93,12 @@ class Watchdog:
             if _alive(part):
                 return False
             lived = now - part.started_at
-            part.failures = part.failures + 1 if lived < 30.0 else 1
-            pause = 0.0 if part.failures <= 2 else min(_SLOWEST, 0.5 * 2.0 ** (part.failures - 3))
+            part.failures = part.failures + 1 if lived < _YOUNG else 0
+            pause = min(_SLOWEST, 0.5 * 2.0**part.failures) if part.failures > 1 else 0.0
             part.process, part.not_before = None, now + pause
             logger.warning("%s died; restarting in %.1f s", part.role, pause)
+            if part.role == "scheduler":
+                self._drop_workers()
         if now < part.not_before:
             return False
         part.started_at = now
@@ -108,6 +112,16 @@ class Watchdog:
             )
         part.process = Process.of(part.child.pid)
         return True
+
+    def _drop_workers(self) -> None:
+        """Without their scheduler Dask's workers would close in a few seconds; don't wait."""
+        process = self._parts[1].process
+        root = process.find() if process is not None else None
+        if root is not None:
+            for each in [*root.children(recursive=True), root]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    each.kill()
+            self._parts[1].started_at = 0.0  # no failure of theirs
 
     def _publish(self) -> None:
         parts = {p.role: p.process for p in self._parts if p.process is not None}
@@ -129,16 +143,12 @@ def end_tree(root: psutil.Process) -> None:
     except psutil.NoSuchProcess:
         return
     for process in family:
-        try:
+        with contextlib.suppress(psutil.NoSuchProcess):
             process.terminate()
-        except psutil.NoSuchProcess:
-            continue
     _, left = psutil.wait_procs(family, timeout=_END_GRACE)
     for process in left:
-        try:
+        with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-        except psutil.NoSuchProcess:
-            continue
     psutil.wait_procs(left, timeout=_END_GRACE)
 
 

@@ -32,8 +32,9 @@ from resilient_nb.ports import Clock, Journal, Launcher
 from resilient_nb.wire import orders
 from resilient_nb.wire.orders import FACTS
 
-#: A launch order that shows no rank after this many seconds counts as lost.
-LAUNCH_PATIENCE = 20.0
+#: Orders that showed no effect are given again after the first, and ranks that don't appear
+#: count as lost after the second number of seconds.
+ORDER_AGAIN, LAUNCH_PATIENCE = 1.0, 15.0
 
 
 @dataclass
@@ -57,14 +58,17 @@ class Engine:
         self.closing = False
         self._shell = shell
         self._ordered_at: dict[tuple[str, int], float] = {}
-        self._launched: set[tuple[str, int]] = set()
+        # Attempts whose launch was ordered, with their rendezvous ("" if that was before a
+        # restart of the control plane, which doesn't remember it).
+        self._launched: dict[tuple[str, int], str] = {}
+        self._repeated_at: dict[tuple[str, int], float] = {}
         self.world: World = lifecycle.replay(shell.journal.events())
         now = shell.clock()
         for job in self.world.jobs.values():
             if job.state.holds_gang:
                 # They may well be alive: wait for their host to say so before anything else.
                 self._ordered_at[job.id, job.epoch] = now
-                self._launched.add((job.id, job.epoch))
+                self._launched[job.id, job.epoch] = ""
                 self.live.begin(job.id, {r: h for h, r in ranks_of(job.placement)}, now)
                 for share in job.placement:
                     self.hosts.expect(share.host, now)
@@ -177,6 +181,19 @@ class Engine:
             first = decision.placement[0].host
             self._shell.launch(first, orders.Prepare(job.id, epoch))
 
+    def _repeat_orders(self, job: Job) -> None:
+        """The agent that had the order may be dead. Supervisors take an order only once."""
+        key, now = (job.id, job.epoch), self.now()
+        if now - max(self._ordered_at[key], self._repeated_at.get(key, 0.0)) < ORDER_AGAIN:
+            return
+        self._repeated_at[key] = now
+        if key not in self._launched:
+            self._shell.launch(job.placement[0].host, orders.Prepare(job.id, job.epoch))
+        elif self._launched[key]:
+            ordered_at = self._ordered_at[key]
+            self._launch(job, self._launched[key])
+            self._ordered_at[key] = ordered_at
+
     def _launch(self, job: Job, rendezvous: str) -> None:
         run, spec = self.world.runs[job.run], job.spec
         head = self.world.checkpoint(run.head) if run.head else None
@@ -199,11 +216,9 @@ class Engine:
             one_host=len(job.placement) == 1,
         )
         self._ordered_at[job.id, job.epoch] = self.now()
-        self._launched.add((job.id, job.epoch))
+        self._launched[job.id, job.epoch] = rendezvous
         for share in job.placement:
-            order = orders.Launch(attempt, share.first, share.count)
-            if not self._shell.launch(share.host, order):
-                self._lose(job, share.host, f"no agent on {share.host} takes orders")
+            self._shell.launch(share.host, orders.Launch(attempt, share.first, share.count))
 
     # --- facts ------------------------------------------------------------------------
 
@@ -286,18 +301,25 @@ class Engine:
             missing = [r for r in mine if (job.id, job.epoch, r) not in alive]
             for rank in mine:
                 row = alive.get((job.id, job.epoch, rank))
-                if row is not None and job.state is JobState.STARTING:
+                if row is not None and row.pid and job.state is JobState.STARTING:
                     self._rank_started(orders.RankStarted(job.id, job.epoch, rank, row.pid))
-            if self._overdue(job, [r for r in missing if r not in job.ends]):
+            missing = [r for r in missing if r not in job.ends]
+            if self._overdue(job, missing):
                 self._lose(job, report.host, f"{report.host} no longer has them")
+            elif missing and job.state is JobState.STARTING:
+                self._repeat_orders(job)
 
     def _overdue(self, job: Job, missing: Iterable[int]) -> bool:
         """Whether missing ranks can't just be on their way."""
         rows = {row.rank: row for row in self.live.of(job.id).ranks}
-        waited = self.now() - self._ordered_at.get((job.id, job.epoch), 0.0)
+        key = (job.id, job.epoch)
+        waited = self.now() - self._ordered_at.get(key, 0.0)
+        # After a restart nobody will order these again: either the host has them or it doesn't.
+        forgotten = self._launched.get(key) == "" and waited > LAUNCH_PATIENCE / 3
         return any(
-            waited > LAUNCH_PATIENCE or (rank in rows and rows[rank].pid and waited > 1.0)
+            waited > LAUNCH_PATIENCE or forgotten or (rows[rank].pid and waited > ORDER_AGAIN)
             for rank in missing
+            if rank in rows
         )
 
     def _lose(self, job: Job, host: str, why: str) -> None:
@@ -320,8 +342,8 @@ class Engine:
 
     def _conclude(self, job: Job) -> None:
         """Every rank has ended: decide what becomes of the job."""
-        self._ordered_at.pop((job.id, job.epoch), None)
-        self._launched.discard((job.id, job.epoch))
+        for memory in (self._ordered_at, self._launched, self._repeated_at):
+            memory.pop((job.id, job.epoch), None)  # type: ignore[attr-defined]
         now, outcomes = self.now(), {end.outcome for end in job.ends.values()}
         if outcomes == {Outcome.FINISHED}:
             self.record(ev.JobSucceeded(now, job.id, job.epoch, job.spec.out))

@@ -56,5 +56,7 @@ class Notebook:
     def _is_shell(self, name: str) -> bool:
         if name not in _SHELL:
             return False
-        module = getattr(self.namespace[name], "__module__", None)
-        return isinstance(module, str) and module.startswith("IPython.")
+        value = self.namespace[name]
+        # IPython's `open` wraps the real one and has its __module__, but not its globals.
+        where = getattr(value, "__globals__", {}).get("__name__") or type(value).__module__
+        return isinstance(where, str) and where.startswith("IPython.")

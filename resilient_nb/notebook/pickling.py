@@ -44,7 +44,7 @@ class _Call:
         return self._made
 
 
-class NotebookPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
+class NotebookPickler(cloudpickle.Pickler):
     """Pickles notebook values by value and notes what they drag along.
 
     Functions of the notebook get the globals of the loading process's `__main__`, which are also
@@ -73,9 +73,9 @@ class NotebookPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle
             self._keep_source(obj.co_filename)
         torch = sys.modules.get("torch")
         if torch is not None:
-            if isinstance(obj, torch.storage.TypedStorage) and obj.device.type == "cpu":
+            if isinstance(obj, torch.storage.TypedStorage) and _on_cpu(obj._untyped_storage):
                 return _typed_storage(torch, obj)
-            if isinstance(obj, torch.UntypedStorage) and obj.device.type == "cpu":
+            if isinstance(obj, torch.UntypedStorage) and _on_cpu(obj):
                 return _storage(torch, obj)
         reduced = super().reducer_override(obj)
         if isinstance(obj, FunctionType) and reduced is not NotImplemented:
@@ -100,6 +100,10 @@ class NotebookPickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle
             return
         if sum(map(len, self.sources.values())) + entry[0] <= _SOURCE_LIMIT:
             self.sources[filename] = "".join(entry[2])
+
+
+def _on_cpu(memory: Any) -> bool:
+    return bool(memory.device.type == "cpu")
 
 
 def _typed_storage(torch: Any, storage: Any) -> tuple[object, ...]:

@@ -83,7 +83,7 @@ class Reads(ast.NodeVisitor):
         if self._binds_global(name):
             self.assigns.add(name)
             self._lose(name)
-        elif self._scope.kind is Kind.CLASS and name in self._scope.bound:
+        elif self._scope.kind is Kind.CLASS and name not in self._scope.unbound:
             self._lose(self._class_key(self._scope, name))
 
     def _remove(self, name: str) -> None:
@@ -107,17 +107,17 @@ class Reads(ast.NodeVisitor):
         return self._scope.kind is Kind.MODULE or name in self._scope.declared_global
 
     def _may_be_global(self, name: str) -> bool:
+        """Say if a read here may find the global of that name, not a local one."""
         inner = self._scopes[-1]
-        if inner.kind is Kind.CLASS and name not in inner.declared_global:
-            assert self._gone is not None
-            if self._class_key(inner, name) in self._gone:
-                return False
+        if inner.kind is Kind.CLASS and name in inner.bound:
+            # Not yet bound there, it is looked for in the globals, past all functions around.
+            return self._gone is None or self._class_key(inner, name) not in self._gone
         for scope in reversed(self._scopes):
             if scope.kind is Kind.CLASS and scope is not inner:
                 continue  # what a class binds is not seen from its methods
             if name in scope.declared_global:
                 return True
-            if scope.kind is not Kind.CLASS and name in scope.bound:
+            if name in scope.bound:
                 return False
         return True
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
@@ -23,14 +23,14 @@ class Kind(Enum):
 class Scope:
     """One scope: what it binds itself, what it declares `global`.
 
-    For a class, `bound` leaves out names that its body deletes: those fall back to the globals.
-    `serial` tells apart the names of two classes. `owner` is the class in whose text the scope
-    is: there `__x` is spelled `_Owner__x`.
+    `unbound` are those of `bound` that are deleted somewhere. `owner` is the class in whose text
+    the scope is: there `__x` is spelled `_Owner__x`. `serial` tells apart the names of two classes.
     """
 
     kind: Kind
     bound: frozenset[str] = frozenset()
     declared_global: frozenset[str] = frozenset()
+    unbound: frozenset[str] = frozenset()
     owner: str = ""
     serial: int = 0
 
@@ -50,28 +50,25 @@ def function_scope(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda, ow
     every += [extra for extra in (arguments.vararg, arguments.kwarg) if extra is not None]
     body = [node.body] if isinstance(node, ast.Lambda) else node.body
     found = _bindings(body)
-    parameters = {argument.arg for argument in every}
-    local = (found.bound | parameters) - found.declared_global - found.nonlocals
-    return _scope(Kind.FUNCTION, local, found.declared_global, owner)
+    found.bound.update(argument.arg for argument in every)
+    return _scope(Kind.FUNCTION, found, owner)
 
 
 def class_scope(node: ast.ClassDef, serial: int) -> Scope:
     """Return the scope of a class body."""
-    found = _bindings(node.body)
-    local = found.bound - found.declared_global - found.nonlocals - found.unbound
-    return _scope(Kind.CLASS, local, found.declared_global, node.name, serial)
+    return _scope(Kind.CLASS, _bindings(node.body), node.name, serial)
 
 
 def comprehension_scope(generators: Iterable[ast.comprehension], owner: str) -> Scope:
     """Return the scope of a comprehension: its targets and nothing else."""
     targets = _bindings([generator.target for generator in generators])
-    return _scope(Kind.COMPREHENSION, targets.bound, (), owner)
+    return _scope(Kind.COMPREHENSION, targets, owner)
 
 
 def type_parameter_scope(parameters: Iterable[ast.AST], owner: str) -> Scope:
     """Return the scope that `def f[T]` puts around a function or class."""
-    names = [getattr(parameter, "name", "") for parameter in parameters]
-    return _scope(Kind.FUNCTION, names, (), owner)
+    names = {getattr(parameter, "name", "") for parameter in parameters}
+    return _scope(Kind.FUNCTION, _Found(bound=names), owner)
 
 
 def imported_names(node: ast.Import | ast.ImportFrom) -> Iterator[str]:
@@ -81,26 +78,26 @@ def imported_names(node: ast.Import | ast.ImportFrom) -> Iterator[str]:
             yield alias.asname or alias.name.partition(".")[0]
 
 
-def _scope(
-    kind: Kind, bound: Iterable[str], declared: Iterable[str], owner: str, serial: int = 0
-) -> Scope:
-    bound, declared = (
-        frozenset(mangled(name, owner) for name in names) for names in (bound, declared)
-    )
-    return Scope(kind, bound, declared, owner, serial)
-
-
 @dataclass
 class _Found:
-    bound: set[str]
-    declared_global: set[str]
-    nonlocals: set[str]
-    unbound: set[str]
+    bound: set[str] = field(default_factory=set)
+    declared_global: set[str] = field(default_factory=set)
+    nonlocals: set[str] = field(default_factory=set)
+    unbound: set[str] = field(default_factory=set)
+
+
+def _scope(kind: Kind, found: _Found, owner: str, serial: int = 0) -> Scope:
+    local = found.bound - found.declared_global - found.nonlocals
+    bound, declared, unbound = (
+        frozenset(mangled(name, owner) for name in names)
+        for names in (local, found.declared_global, found.unbound)
+    )
+    return Scope(kind, bound, declared, unbound, owner, serial)
 
 
 def _bindings(body: Iterable[ast.AST]) -> _Found:
     """Collect what these nodes bind in their own scope, not in those nested in it."""
-    found = _Found(set(), set(), set(), set())
+    found = _Found()
     waiting = list(body)
     while waiting:
         node = waiting.pop()

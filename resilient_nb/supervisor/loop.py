@@ -238,11 +238,14 @@ class Supervisor:
                 self._done = True
 
     def _prepare(self, order: Prepare) -> None:
-        for key in [k for k in self._rendezvous if k[0] == order.job]:
-            self._rendezvous.pop(key).close()
-        listener = socket.create_server(("", 0), backlog=512)
-        self._rendezvous[order.job, order.epoch] = listener
-        port = listener.getsockname()[1]
+        key = (order.job, order.epoch)
+        if self._of(*key):
+            return  # the order came again, and late
+        if key not in self._rendezvous:
+            for old in [k for k in self._rendezvous if k[0] == order.job]:
+                self._rendezvous.pop(old).close()
+            self._rendezvous[key] = socket.create_server(("", 0), backlog=512)
+        port = self._rendezvous[key].getsockname()[1]
         self._fact(f"{order.job}/{order.epoch}/prepared", Prepared(order.job, order.epoch, port))
 
     def _launch(self, order: Launch) -> None:

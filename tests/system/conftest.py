@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -16,16 +17,14 @@ from resilient_nb.cluster import embedded
 from resilient_nb.config import load_settings
 
 
-def processes_of(home: Path) -> list[psutil.Process]:
-    """Return every process that belongs to a home, by its environment."""
+def processes_of(home: Path) -> list[tuple[psutil.Process, str]]:
+    """Return every live process of a home (by its environment) with its command line."""
     found = []
     for process in psutil.process_iter():
-        try:
+        with contextlib.suppress(psutil.Error):
             if process.environ().get("RESILIENT_NB_HOME") == str(home):
-                found.append(process)
-        except psutil.Error:
-            continue
-    return [p for p in found if p.pid != os.getpid() and p.status() != psutil.STATUS_ZOMBIE]
+                found.append((process, " ".join(process.cmdline())))
+    return [(process, words) for process, words in found if process.pid != os.getpid()]
 
 
 @pytest.fixture(scope="session")

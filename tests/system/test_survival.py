@@ -34,12 +34,8 @@ def pids(role: str, home: Path) -> list[int]:
         return [part.pid] if part else []
     if role == "supervisor":
         return [int(file.read_text()) for file in home.glob("supervisors/*/pid")]
-    found = []
-    for process in processes_of(home):
-        words = " ".join(process.cmdline())
-        if role == "worker" and "multiprocessing.spawn" in words:
-            found.append(process.pid)
-    return found
+    assert role == "worker"
+    return [p.pid for p, words in processes_of(home) if "multiprocessing.spawn" in words]
 
 
 def check_equal(client: Client, job: str, reference: str) -> None:

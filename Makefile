@@ -1,0 +1,51 @@
+# Everything a newcomer needs: make demo, make test, make lab, make bench NAME=launch.
+# Each sets up .venv by itself; nothing is installed outside it.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# The CPU build of torch, where pip knows one, is small; any later pip resolution keeps it.
+TORCH ?= torch==2.13.0
+
+.PHONY: demo test unit lab bench lint clean
+
+demo: $(READY)
+	$(BIN)/python tests/demo.py
+
+test: lint unit system notebooks
+
+.PHONY: system notebooks
+
+unit: $(READY)
+	$(BIN)/python -m pytest tests/unit
+
+system: $(READY)
+	$(BIN)/python -m pytest tests/system
+
+notebooks: $(READY)
+	$(BIN)/python tests/with_home.py $(BIN)/python -m pytest -p no:cacheprovider \
+		--nbval --nbval-current-env --nbval-cell-timeout=300 --timeout=900 notebooks
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+lab: $(READY)
+	$(BIN)/python -m pip install --quiet -e ".[lab]"
+	$(BIN)/jupyter lab notebooks/quickstart.ipynb
+
+bench: $(READY)
+	$(BIN)/python tests/benchmarks/$(NAME).py
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	$(BIN)/python -m pip install --quiet -e ".[test,examples]"
+	touch $(READY)

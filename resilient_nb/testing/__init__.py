@@ -1,0 +1,8 @@
+"""Builders, fakes and contract suites, shipped so that extenders can test what they add.
+
+`builders` makes jobs, checkpoints, reports and whole worlds in a line; `fakes` holds a journal
+in memory, a clock that stands still and a cluster of obedient hosts, so that the engine can be
+driven without Dask; `contracts` says what every `Journal` and every `World` must keep;
+`entries` are light rank processes for the real supervisor. May import anything below
+`resilient_nb.notebook`; nothing of the package imports it.
+"""

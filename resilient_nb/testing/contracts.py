@@ -1,0 +1,166 @@
+"""What every implementation must keep, as suites that pytest can run.
+
+Subclass `JournalContract` in a test module, give it `make`, and pytest collects its tests:
+
+    class TestMine(JournalContract):
+        def make(self, folder: Path) -> Journal:
+            return MyJournal(folder / "journal")
+
+`world_problems` lists what is wrong with a world; a fold of valid events has nothing wrong.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from resilient_nb.core import events as ev
+from resilient_nb.core.lifecycle import replay
+from resilient_nb.core.model import Job, JobState, Run, World
+from resilient_nb.ports import Journal
+from resilient_nb.testing.builders import START, Story, a_checkpoint, a_failure, failed, on_hosts
+
+
+def a_history() -> Story:
+    """Return a story in which every kind of event happens at least once."""
+    story = Story().then(ev.ClusterCreated(START, "c0ffee"))
+    story.submit("digits", workers=2).start("digits", on_hosts(1, 1)).checkpoint(20, tag="best")
+    story.stop().end(failed(1, step=25)).end(failed(0, step=25)).requeue(failure=a_failure())
+    story.start().checkpoint(40).succeed(returned=("model",))
+    head = story.world.runs["digits"].head
+    assert head is not None
+    story.then(ev.HeadMoved(story.now, "digits", "digits/00000020-e1", "ada"))
+    story.then(ev.CheckpointTagged(story.now, "digits", head, "production"))
+    story.run("fork", head).submit("fork").cancel("fork").submit("fork").start("fork")
+    return story.stop(run="fork").end(failed(0), run="fork").fail("fork")
+
+
+class JournalContract:
+    """The suite of the `Journal` port. `make` opens the journal of a folder, new or again."""
+
+    def make(self, folder: Path) -> Journal:
+        """Open the journal that lives in `folder`."""
+        raise NotImplementedError
+
+    def test_a_new_journal_is_empty(self, tmp_path: Path) -> None:
+        with contextlib.closing(self.make(tmp_path)) as journal:
+            assert list(journal.events()) == []
+            assert dict(journal.series("digits#1", 10)) == {}
+
+    def test_every_event_comes_back_equal_and_in_order(self, tmp_path: Path) -> None:
+        story = a_history()
+        assert {type(event) for event in story.events} == set(ev.EVENTS.values())
+        with contextlib.closing(self.make(tmp_path)) as journal:
+            journal.append(story.events[:3])
+            journal.append([])
+            journal.append(story.events[3:])
+            assert list(journal.events()) == story.events
+            assert replay(journal.events()) == story.world
+
+    def test_an_opened_journal_has_what_was_appended(self, tmp_path: Path) -> None:
+        story = a_history()
+        with contextlib.closing(self.make(tmp_path)) as journal:
+            journal.append(story.events)
+            journal.record([("digits#1", "loss", 1, 0.5)])
+        with contextlib.closing(self.make(tmp_path)) as journal:
+            assert list(journal.events()) == story.events
+            assert journal.series("digits#1", 10) == {"loss": ((1, 0.5),)}
+            journal.append([ev.ClusterCreated(START, "again")])
+            assert list(journal.events())[-1] == ev.ClusterCreated(START, "again")
+
+    def test_a_batch_with_a_bad_event_leaves_nothing(self, tmp_path: Path) -> None:
+        with contextlib.closing(self.make(tmp_path)) as journal:
+            kept = ev.ClusterCreated(START, "kept")
+            journal.append([kept])
+            raised = False
+            try:
+                # A lone surrogate has no UTF-8: it can't be stored, whatever the format.
+                journal.append([ev.RunCreated(START, "a"), ev.RunCreated(START, "\udc80")])
+            except (UnicodeError, ValueError):
+                raised = True
+            assert raised
+            assert list(journal.events()) == [kept]
+            journal.append([ev.RunCreated(START, "b")])
+            assert list(journal.events()) == [kept, ev.RunCreated(START, "b")]
+
+    def test_events_with_any_float_can_be_read_again(self, tmp_path: Path) -> None:
+        """A diverged run logs NaN: its checkpoints must not make the journal unreadable."""
+        metrics = {"loss": float("inf"), "gain": float("-inf"), "ratio": float("nan")}
+        event = ev.CheckpointCommitted(START, a_checkpoint(metrics=metrics))
+        with contextlib.closing(self.make(tmp_path)) as journal:
+            journal.append([event])
+            [found] = list(journal.events())
+            assert isinstance(found, ev.CheckpointCommitted)
+            assert repr(found) == repr(event)
+
+    def test_the_last_point_of_a_step_wins_and_steps_are_in_order(self, tmp_path: Path) -> None:
+        with contextlib.closing(self.make(tmp_path)) as journal:
+            journal.record([("a#1", "loss", 3, 3.0), ("a#1", "loss", 1, 1.0)])
+            journal.record(
+                [("a#1", "loss", 3, 9.0), ("a#1", "lr", 2, 0.1), ("b#1", "loss", 1, 7.0)]
+            )
+            journal.record([])
+            assert journal.series("a#1", 10) == {"loss": ((1, 1.0), (3, 9.0)), "lr": ((2, 0.1),)}
+
+    def test_a_long_series_is_thinned_and_keeps_its_last_point(self, tmp_path: Path) -> None:
+        with contextlib.closing(self.make(tmp_path)) as journal:
+            journal.record(("a#1", "loss", step, step / 2) for step in range(1000))
+            for limit in (1, 7, 300, 999, 1000, 5000):
+                points = journal.series("a#1", limit)["loss"]
+                assert min(limit, 1000) / 2 < len(points) <= min(limit, 1000)
+                assert points[-1] == (999, 499.5)
+                assert list(points) == sorted(points)
+
+    def test_a_point_that_is_no_number_stays_so(self, tmp_path: Path) -> None:
+        with contextlib.closing(self.make(tmp_path)) as journal:
+            journal.record([("a#1", "loss", 1, float("nan")), ("a#1", "loss", 2, float("inf"))])
+            assert repr(journal.series("a#1", 10)["loss"]) == "((1, nan), (2, inf))"
+
+
+def world_problems(world: World) -> list[str]:
+    """Return what contradicts itself in a world; nothing, if it is a fold of valid events."""
+    problems = [p for run in world.runs.values() for p in _run_problems(world, run)]
+    problems += [p for job in world.jobs.values() for p in _job_problems(world, job)]
+    return problems
+
+
+def _run_problems(world: World, run: Run) -> list[str]:
+    jobs = [world.jobs[name] for name in run.jobs]
+    found = []
+    if sum(not job.state.final for job in jobs) > 1:
+        found.append(f"run {run.name} has several unfinished jobs")
+    if any(job.run != run.name for job in jobs) or len(set(run.jobs)) != len(run.jobs):
+        found.append(f"run {run.name} has jobs that aren't its own")
+    if run.epoch != max((job.epoch for job in jobs), default=0):
+        found.append(f"run {run.name} is in epoch {run.epoch}, which is none of its jobs'")
+    for what in [run.head, run.forked_from, *run.tags.values()]:
+        try:
+            known = what is None or world.checkpoint(what).id == what
+        except KeyError:
+            known = False
+        if not known:
+            found.append(f"run {run.name} points at the unknown checkpoint {what}")
+    for identity, checkpoint in run.checkpoints.items():
+        if (checkpoint.id, checkpoint.run) != (identity, run.name):
+            found.append(f"run {run.name} holds the foreign checkpoint {checkpoint.id}")
+        if checkpoint.job not in run.jobs:
+            found.append(f"checkpoint {identity} is of {checkpoint.job}, no job of this run")
+    return found
+
+
+def _job_problems(world: World, job: Job) -> list[str]:
+    found = []
+    ranks = [n for s in job.placement for n in range(s.first, s.first + s.count)]
+    if bool(job.placement) != job.state.holds_gang:
+        found.append(f"{job.id} is {job.state} with the placement {job.placement}")
+    if job.placement and sorted(ranks) != list(range(job.spec.workers)):
+        found.append(f"{job.id} holds the ranks {ranks}, not each of {job.spec.workers} once")
+    if not set(job.ends) <= set(range(job.spec.workers)):
+        found.append(f"{job.id} has ends of ranks that it never had: {sorted(job.ends)}")
+    if (job.stop is not None) != (job.state is JobState.STOPPING):
+        found.append(f"{job.id} is {job.state} with the stop reason {job.stop}")
+    if job.state.final != (job.ended_at is not None):
+        found.append(f"{job.id} is {job.state} and ended at {job.ended_at}")
+    if job.run not in world.runs or job.id not in world.runs[job.run].jobs:
+        found.append(f"{job.id} is in no run")
+    return found

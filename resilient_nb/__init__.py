@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from resilient_nb._version import __version__
 
 if TYPE_CHECKING:
     from resilient_nb.api import connect, fork, jobs, load, run, runs

@@ -33,6 +33,8 @@ _POLL = 0.1
 #: the second number.
 _YOUNG, _SLOWEST = 3.0, 10.0
 _END_GRACE = 5.0
+#: Dask samples its workers' stacks a hundred times a second; our ranks are not its tasks.
+_QUIET = {"DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False"}
 
 
 @dataclass
@@ -109,6 +111,7 @@ class Watchdog:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                env={**os.environ, **_QUIET},
             )
         part.process = Process.of(part.child.pid)
         return True

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from resilient_nb import __version__
+from resilient_nb._version import __version__
 from resilient_nb.control.engine import Engine
 from resilient_nb.core import events as ev
 from resilient_nb.core.model import Checkpoint, Job, JobSpec, JobState, Run, StopReason

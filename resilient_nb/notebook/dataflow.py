@@ -62,7 +62,7 @@ def analyse(source: str, filename: str) -> CellNames:
     awaits = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
     # Some errors (`return` at top level) show only here; nothing of this module's `from
     # __future__` may leak into the cell.
-    code = compile(source, filename, "exec", awaits, dont_inherit=True)
+    code = compile(tree, filename, "exec", awaits, dont_inherit=True)
     _refuse_magics(tree)
     try:
         sure = Flow().run(tree.body)

@@ -142,9 +142,7 @@ def _parser(verb: Verb, surface: Surface) -> _Parser:
             parser.add_argument(option.flag, dest=option.name, action="store_true")
         else:
             convert = partial(option.convert, option.flag)
-            parser.add_argument(
-                option.flag, dest=option.name, metavar=option.metavar, type=convert
-            )
+            parser.add_argument(option.flag, dest=option.name, metavar=option.metavar, type=convert)
     return parser
 
 

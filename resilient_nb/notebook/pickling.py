@@ -8,11 +8,13 @@ tensors that look at one memory.
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib
 import io
 import linecache
 import pickle
 import sys
+import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -71,6 +73,8 @@ class NotebookPickler(cloudpickle.Pickler):
             raise StaysInNotebook("it belongs to the notebook")
         if isinstance(obj, CodeType):
             self._keep_source(obj.co_filename)
+        if isinstance(obj, functools.cached_property):  # its lock (before Python 3.12) can't go
+            return functools.cached_property, (obj.func,), {"attrname": obj.attrname}
         torch = sys.modules.get("torch")
         if torch is not None:
             if isinstance(obj, torch.storage.TypedStorage) and _on_cpu(obj._untyped_storage):
@@ -80,7 +84,18 @@ class NotebookPickler(cloudpickle.Pickler):
         reduced = super().reducer_override(obj)
         if isinstance(obj, FunctionType) and reduced is not NotImplemented:
             self._note_uses(obj, reduced)
+        elif reduced is NotImplemented and self._is_known_by_name_only(obj):
+            return _by_value(obj)
         return reduced
+
+    def _is_known_by_name_only(self, obj: Any) -> bool:
+        """Say if pickle would only write a name of `__main__`, which another process lacks."""
+        return (
+            getattr(obj, "__module__", None) == "__main__"
+            and type(obj).__module__ != "__main__"
+            and type(obj) not in self.dispatch_table
+            and isinstance(obj.__reduce_ex__(PROTOCOL), str)
+        )
 
     def _note_uses(self, function: FunctionType, reduced: Any) -> None:
         """Note the globals that go with a function, and keep back those that must not."""
@@ -100,6 +115,17 @@ class NotebookPickler(cloudpickle.Pickler):
             return
         if sum(map(len, self.sources.values())) + entry[0] <= _SOURCE_LIMIT:
             self.sources[filename] = "".join(entry[2])
+
+
+def _by_value(obj: Any) -> tuple[object, ...]:
+    """Reduce what cloudpickle leaves to pickle, and pickle to its name in `__main__`."""
+    if isinstance(obj, functools._lru_cache_wrapper):
+        settings = obj.cache_parameters()
+        made = (obj.__wrapped__, settings["maxsize"], settings["typed"], functools._CacheInfo)
+        return functools._lru_cache_wrapper, made, vars(obj)
+    if isinstance(obj, typing.NewType):
+        return typing.NewType, (obj.__name__, obj.__supertype__)
+    raise pickle.PicklingError(f"its type {type(obj).__qualname__} is pickled by name only")
 
 
 def _on_cpu(memory: Any) -> bool:

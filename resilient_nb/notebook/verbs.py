@@ -143,7 +143,7 @@ CELL = Verb(
         ),
         Option(
             "--checkpoint-every", "20 (steps), 500ms, 30s (default), 2m, 1h or never.",
-            "STEPS|DURATION", values.interval, default=values.EVERY_30_S, choices=("never",),
+            "EVERY", values.interval, default=values.EVERY_30_S, choices=("never",),
         ),
         Option(
             "--retries", "How often a failed job is tried again (default 3).", "N",
@@ -154,7 +154,7 @@ CELL = Verb(
             values.variables, default=(), expects=Expects.VARIABLES,
         ),
         Option(
-            "--resume", "auto (default): from the run's head, if any; never; or a checkpoint.",
+            "--resume", "auto (default: from the run's head, if any), never, or a checkpoint.",
             "auto|never|REF", values.resume, default="auto", choices=("auto", "never"),
             expects=Expects.REFERENCE,
         ),

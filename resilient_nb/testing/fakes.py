@@ -7,6 +7,7 @@ engine, can lose orders and restart the engine. Nothing here waits or uses threa
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from resilient_nb.core.events import EVENTS, Event
 from resilient_nb.core.model import Checkpoint, Outcome, RankEnd
 from resilient_nb.testing.builders import START, a_checkpoint
 from resilient_nb.wire import orders
-from resilient_nb.wire.codec import Registry, from_json, to_json
+from resilient_nb.wire.codec import Registry
 from resilient_nb.wire.orders import FACTS, Attempt, RankRow, Report
 
 _EVENTS = Registry(*EVENTS.values())
@@ -33,12 +34,12 @@ class MemoryJournal:
 
     def __init__(self) -> None:
         self.fail: Exception | None = None
-        self._lines: list[bytes] = []
+        self._lines: list[str] = []
         self._points: dict[str, dict[str, dict[int, float]]] = {}
 
     def append(self, events: Sequence[Event]) -> None:
         """Keep all events, or none."""
-        lines = [to_json(_EVENTS.pack(event)) for event in events]
+        lines = [json.dumps(_EVENTS.pack(event)) for event in events]
         if self.fail is not None:
             error, self.fail = self.fail, None
             raise error
@@ -47,7 +48,7 @@ class MemoryJournal:
     def events(self) -> Iterator[Event]:
         """Yield every event in the order of appending."""
         for line in list(self._lines):
-            yield _EVENTS.unpack(from_json(line))
+            yield _EVENTS.unpack(json.loads(line))
 
     def record(self, rows: Iterable[tuple[str, str, int, float]]) -> None:
         """Keep metric points; the last for a step wins."""
@@ -126,6 +127,7 @@ class FakeHost:
     agent: bool = True
     ranks: dict[_Key, FakeRank] = field(default_factory=dict)
     facts: dict[str, object] = field(default_factory=dict)
+    begun: list[_Key] = field(default_factory=list)  # every rank this supervisor forked
     overlaps: list[_Key] = field(default_factory=list)  # launched beside an older attempt
     _killed: dict[str, int] = field(default_factory=dict)
     _pids: int = 1000
@@ -157,6 +159,7 @@ class FakeHost:
             if any(old[0] == key[0] and old[1] < key[1] for old in self.ranks):
                 self.overlaps.append(key)
             self._pids += 1
+            self.begun.append(key)
             self.ranks[key] = FakeRank(attempt, number, self._pids, step=attempt.start_step)
             started = orders.RankStarted(*key, self._pids)
             self.facts[f"{attempt.job}/{attempt.epoch}/{number}/started"] = started
@@ -182,6 +185,7 @@ class FakeHost:
         """Lose the supervisor: its ranks die with it, and nobody will say so."""
         self.ranks.clear()
         self.facts.clear()
+        self.begun.clear()
         self._killed.clear()
 
     def report(self, names: Iterable[str] | None = None) -> Report:

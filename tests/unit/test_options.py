@@ -1,0 +1,359 @@
+"""Options and verbs: what was typed becomes values, or a sentence that says what to type."""
+
+from __future__ import annotations
+
+import dataclasses
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resilient_nb.core.names import Reference
+from resilient_nb.errors import InvalidRequest
+from resilient_nb.notebook.completion import Names, complete
+from resilient_nb.notebook.options import (
+    CellOptions,
+    Command,
+    Interval,
+    help_text,
+    parse_arguments,
+    parse_cell_line,
+    parse_line,
+)
+from resilient_nb.notebook.verbs import CELL, NOT_YET_OPTIONS, VERBS
+
+# -- the cell magic
+
+
+def test_an_empty_line_gives_the_defaults() -> None:
+    assert parse_cell_line("") == CellOptions()
+    assert {f.name for f in dataclasses.fields(CellOptions)} == {
+        "name",
+        *(option.name for option in CELL.options),
+    }
+
+
+def test_all_options_of_a_cell() -> None:
+    line = (
+        "digits --workers 2 --priority=high --checkpoint-every 20 --retries 0 "
+        "--out model,history --resume digits@best --seed 7 --wait --dry-run"
+    )
+    assert parse_cell_line(line) == CellOptions(
+        name="digits",
+        workers=2,
+        priority="high",
+        checkpoint_every=Interval(steps=20),
+        retries=0,
+        out=("model", "history"),
+        resume=Reference("digits", tag="best"),
+        seed=7,
+        wait=True,
+        dry_run=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "options"),
+    [
+        ("--workers 2 digits", CellOptions(name="digits", workers=2)),
+        ("'digits' --detach", CellOptions(name="digits", detach=True)),
+        ("new --fork digits@120", CellOptions(name="new", fork=Reference("digits", step=120))),
+        ("--resume never", CellOptions(resume="never")),
+        ("--resume digits", CellOptions(resume=Reference("digits"))),
+        ("a --resume auto --fork b", CellOptions(name="a", fork=Reference("b"))),
+        ("--out 'a, b'", CellOptions(out=("a", "b"))),
+        ("--seed 4294967295 --workers 1024", CellOptions(seed=2**32 - 1, workers=1024)),
+    ],
+)
+def test_cell_lines(line: str, options: CellOptions) -> None:
+    assert parse_cell_line(line) == options
+
+
+@pytest.mark.parametrize(
+    ("typed", "interval", "words"),
+    [
+        ("20", Interval(steps=20), "20 steps"),
+        ("1", Interval(steps=1), "1 step"),
+        ("20s", Interval(seconds=20.0), "20s"),
+        ("1.5m", Interval(seconds=90.0), "90s"),
+        ("1h", Interval(seconds=3600.0), "3600s"),
+        ("500ms", Interval(seconds=0.5), "0.5s"),
+        ("never", Interval(), "never"),
+    ],
+)
+def test_checkpoint_intervals(typed: str, interval: Interval, words: str) -> None:
+    options = parse_cell_line(f"--checkpoint-every {typed}")
+    assert isinstance(options, CellOptions)
+    assert options.checkpoint_every == interval
+    assert str(interval) == words
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--worker 2", "unknown option --worker; did you mean --workers?"),
+        ("--worker 2 digits", "unknown option --worker; did you mean --workers?"),
+        ("-w 2", "unknown option -w."),
+        ("--memory 2GiB", "--memory is not available yet."),
+        ("--keep=3", "--keep is not available yet."),
+        ("--workers", "--workers needs a value: --workers N."),
+        ("--workers --wait", "--workers needs a value: --workers N."),
+        ("--workers 0", "--workers takes a whole number from 1 to 1024, not '0'."),
+        ("--workers 1025", "--workers takes a whole number from 1 to 1024, not '1025'."),
+        ("--workers ٢", "--workers takes a whole number from 1 to 1024, not '٢'."),
+        (
+            "--workers 2:4",
+            "--workers 2:4: elastic gangs are not available yet; give one number.",
+        ),
+        ("--workers 2 --workers 3", "--workers is given 2 times; keep one."),
+        ("--wait --detach", "--wait and --detach exclude each other; keep one."),
+        (
+            "--priority hihg",
+            "--priority takes low, normal, high or urgent, not 'hihg'; did you mean high?",
+        ),
+        ("--retries -1", "--retries takes a whole number from 0 to 100, not '-1'."),
+        ("--retries 101", "--retries takes a whole number from 0 to 100, not '101'."),
+        ("--seed 4294967296", "--seed takes a whole number from 0 to 4294967295, not '429"),
+        ("--checkpoint-every 0", "--checkpoint-every takes steps (20), a duration (500ms, 20s"),
+        ("--checkpoint-every 0s", "--checkpoint-every takes steps (20), a duration (500ms, 20s"),
+        ("--checkpoint-every 2d", "--checkpoint-every takes steps (20), a duration (500ms, 20s"),
+        ("--checkpoint-every auto", "--checkpoint-every auto is not available yet; give"),
+        ("--out a,,b", "--out a,,b: a name is missing. Write names with commas and no spaces"),
+        ("--out a, b", "--out a,: a name is missing. Write names with commas and no spaces"),
+        ("--out a,a", "--out names a twice."),
+        ("--out class", "--out: 'class' can't be the name of a variable."),
+        ("--out 2a", "--out: '2a' can't be the name of a variable."),
+        ("--out run", "--out: `run` belongs to the runtime; choose another name."),
+        ("a b", "%%resilient: unexpected 'b'. Usage: %%resilient [NAME] [options]"),
+        ("/abs", "'/abs' can't be a run name."),
+        ("--wait=1", "%%resilient: --wait: ignored explicit argument '1'."),
+        ("a --resume a@1 --fork b", "--resume a@1 and --fork b exclude each other"),
+        ("new --resume a@1", "--resume a@1 goes on with the run a, not new. Use --fork a@1 to"),
+        ("a --fork a@1", "--fork a@1 begins a new run: give it another name than a."),
+        ("--resume 'a b'", "'a b' can't be a run name."),
+        ("'a", '"\'a" has a quote or backslash without end.'),
+    ],
+)
+def test_what_is_wrong_with_a_cell_line_is_said(line: str, message: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse_cell_line(line)
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("option", sorted(NOT_YET_OPTIONS))
+def test_options_of_later_versions_are_refused_as_such(option: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"{option} is not available yet"):
+        parse_cell_line(f"digits {option} 1")
+    assert option not in help_text("cell")
+
+
+# -- verbs
+
+
+@pytest.mark.parametrize(
+    ("line", "verb", "arguments"),
+    [
+        ("up", "up", {"workers": None}),
+        ("up --workers 4", "up", {"workers": 4}),
+        ("down", "down", {}),
+        ("connect tcp://host:8786", "connect", {"address": "tcp://host:8786"}),
+        ("status --json", "status", {"json": True}),
+        ("workers", "workers", {"json": False}),
+        ("jobs --run digits", "jobs", {"run": "digits", "json": False}),
+        ("show digits#2", "show", {"job": "digits#2", "json": False}),
+        (
+            "logs digits --rank 0 --attempt 3 --tail 50 --follow",
+            "logs",
+            {"job": "digits", "rank": 0, "attempt": 3, "tail": 50, "follow": True, "json": False},
+        ),
+        ("cancel digits", "cancel", {"job": "digits"}),
+        ("resume digits", "resume", {"run": "digits", "at": None}),
+        ("resume digits --at 120", "resume", {"run": "digits", "at": Reference("digits", 120)}),
+        (
+            "resume digits --at digits@best",
+            "resume",
+            {"run": "digits", "at": Reference("digits", tag="best")},
+        ),
+        ("rollback digits@120", "rollback", {"ref": Reference("digits", 120)}),
+        ("checkpoints", "checkpoints", {"run": None, "json": False}),
+        ("checkpoints digits", "checkpoints", {"run": "digits", "json": False}),
+        ("tag digits@120 best", "tag", {"ref": Reference("digits", 120), "tag": "best"}),
+        ("fork digits new", "fork", {"ref": Reference("digits"), "newname": "new"}),
+        (
+            "load digits@best --only model",
+            "load",
+            {"ref": Reference("digits", tag="best"), "only": "model", "json": False},
+        ),
+        ("why digits#1", "why", {"job": "digits#1", "json": False}),
+        ("doctor", "doctor", {"json": False}),
+        ("schema", "schema", {}),
+    ],
+)
+def test_verbs(line: str, verb: str, arguments: dict[str, object]) -> None:
+    assert parse_line(line) == Command(verb, arguments)
+    assert parse_arguments(line.split()) == Command(verb, arguments)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("jbos", "unknown verb jbos; did you mean jobs?"),
+        ("xyzzy", "unknown verb xyzzy."),
+        ("queue", "The verb queue is not available yet."),
+        ("jobs --jsn", "unknown option --jsn; did you mean --json?"),
+        ("down --json", "unknown option --json."),
+        ("show", "show: the following arguments are required: JOB|RUN. Usage: %resilient show"),
+        ("show digits#x", "'digits#x' is no job. A job is RUN#NUMBER"),
+        ("tag digits@1", "tag: the following arguments are required: TAG. Usage: %resilient tag"),
+        ("tag digits@1 12", "'12' can't be a tag: @12 means a step. Add a letter."),
+        ("rollback digits", "REF digits doesn't say which checkpoint. Write digits@STEP or"),
+        ("resume a --at b@1", "--at b@1 is a checkpoint of b, not of a. Use `fork b@1 NEWNAME`"),
+        ("fork digits@1 digits", "A fork is a new run: give it another name than digits."),
+        ("connect ''", "ADDRESS is empty."),
+        ("logs digits --tail x", "--tail takes a whole number of 0 or more, not 'x'."),
+        ("status now", "status: unexpected 'now'. Usage: %resilient status [--json]"),
+        ("help jbos", "unknown verb jbos; did you mean jobs?"),
+    ],
+)
+def test_what_is_wrong_with_a_verb_is_said(line: str, message: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse_line(line)
+    assert str(caught.value).startswith(message)
+
+
+def test_the_shell_is_told_its_own_usage() -> None:
+    with pytest.raises(InvalidRequest, match="Usage: resilient show"):
+        parse_arguments(["show"])
+
+
+# -- help
+
+
+@pytest.mark.parametrize(
+    ("line", "topic"),
+    [
+        ("", None), ("--help", None), ("-h", None), ("help", None), ("help up", "up"),
+        ("up --help", "up"), ("logs --tail -h", "logs"), ("help cell", "cell"),
+    ],
+)  # fmt: skip
+def test_help_never_ends_the_process(line: str, topic: str | None) -> None:
+    assert parse_line(line) == Command("help", {"topic": topic})
+
+
+def test_help_of_the_cell_magic() -> None:
+    assert parse_cell_line("digits --workers 2 --help") == Command("help", {"topic": "cell"})
+
+
+def test_every_verb_and_option_is_described() -> None:
+    overview = help_text()
+    for verb in (CELL, *VERBS.values()):
+        text = help_text(verb.name)
+        assert verb.summary in overview
+        assert verb.summary in text
+        assert all(f"  {option.flag}" in text and option.help in text for option in verb.options)
+        assert all(argument.help in text for argument in verb.arguments)
+        assert max(map(len, text.split("\n"))) <= 100
+        assert parse_example(verb.name, verb.example)
+    assert "Usage" not in overview
+    assert help_text("up", "shell").startswith("resilient up [--workers N]\n")
+    assert help_text("up").endswith("Example: %resilient up --workers 4")
+
+
+def parse_example(name: str, example: str) -> bool:
+    if name == "cell":
+        return isinstance(parse_cell_line(example.removeprefix("%%resilient")), CellOptions)
+    return parse_line(example).verb == name
+
+
+def test_help_of_an_unknown_topic_is_refused() -> None:
+    with pytest.raises(InvalidRequest, match="unknown verb upp; did you mean up"):
+        help_text("upp")
+
+
+# -- laws
+
+_WORDS = st.sampled_from(
+    ["digits", "digits@120", "digits#1", "-1", "2", "20s", "a,b", "''", "'", "\\", "=", "--", "-"]
+    + ["never", "#", "--workers=", "--workers=2:3", "-h", "tcp://h:1", *NOT_YET_OPTIONS, *VERBS]
+    + [option.flag for verb in (CELL, *VERBS.values()) for option in verb.options]
+)
+_LINES = st.lists(_WORDS | st.text(max_size=6), max_size=6).map(" ".join)
+
+
+@given(_LINES)
+def test_a_line_gives_a_value_or_an_invalid_request(line: str) -> None:
+    for parse in (parse_cell_line, parse_line):
+        with suppress(InvalidRequest):  # anything else fails the test
+            assert isinstance(parse(line), (CellOptions, Command))
+
+
+@given(_LINES, st.integers(0, 60))
+def test_completion_takes_any_line_and_keeps_what_was_typed(line: str, cursor: int) -> None:
+    for head in ("%%resilient ", "%resilient "):
+        typed = (head + line)[:cursor]
+        word = "" if typed[-1:].isspace() or not typed.split() else typed.split()[-1]
+        assert all(found.startswith(word) for found in complete(head + line, cursor, NAMES))
+
+
+# -- completion
+
+NAMES = Names(
+    runs=("digits", "moons"),
+    jobs=("digits#1", "digits#2"),
+    checkpoints=("digits@20", "digits@best", "moons@5"),
+    variables=("model", "history", "momentum"),
+)
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("%%resilient --wor", ["--workers"]),
+        ("%%resilient --w", ["--workers", "--wait"]),
+        ("%%resilient --workers 2 --w", ["--wait"]),
+        ("%%resilient --wait --de", []),
+        ("%%resilient --workers=2 --wo", []),
+        ("%%resilient di", ["digits"]),
+        ("%%resilient x --workers 2 di", []),
+        ("%%resilient --priority ", ["low", "normal", "high", "urgent"]),
+        ("%%resilient --priority=h", ["--priority=high"]),
+        ("%%resilient --resume ", ["auto", "never", *NAMES.checkpoints, *NAMES.runs]),
+        ("%%resilient --resume digits@b", ["digits@best"]),
+        ("%%resilient --fork m", ["moons@5", "moons"]),
+        ("%%resilient --checkpoint-every ", ["never"]),
+        ("%%resilient --out mo", ["model", "momentum"]),
+        ("%%resilient --out model,", ["model,history", "model,momentum"]),
+        ("%%resilient --out=model,h", ["--out=model,history"]),
+        ("%%resilient --workers ", []),
+        ("%resilient re", ["resume"]),
+        ("  %resilient st", ["status"]),
+        ("%resilient show di", ["digits#1", "digits#2", "digits"]),
+        ("%resilient show digits ", ["--json"]),
+        ("%resilient checkpoints ", ["digits", "moons", "--json"]),
+        ("%resilient resume digits --at ", ["20", "best"]),
+        ("%resilient jobs --run m", ["moons"]),
+        ("%resilient tag digits@b", ["digits@best"]),
+        ("%resilient tag digits@20 ", []),
+        ("%resilient help up", ["up"]),
+        ("%resilient help c", ["connect", "cancel", "checkpoints", "cell"]),
+        ("%resilient xyzzy ", []),
+        ("%resilient", []),
+        ("%resilientx ", []),
+        ("print(", []),
+    ],
+)
+def test_completion(line: str, found: list[str]) -> None:
+    assert complete(line, len(line), NAMES) == found
+
+
+def test_options_behind_the_cursor_are_used_too() -> None:
+    line = "%%resilient --w --workers 2"
+    assert complete(line, len("%%resilient --w"), NAMES) == ["--wait"]
+
+
+def test_an_empty_word_offers_all() -> None:
+    line = "%%resilient "
+    expected = [*NAMES.runs, *(option.flag for option in CELL.options)]
+    assert complete(line, len(line), NAMES) == expected
+    assert complete("%resilient ", 11, NAMES) == [*VERBS, "help"]

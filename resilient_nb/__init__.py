@@ -13,8 +13,19 @@ from resilient_nb._version import __version__
 if TYPE_CHECKING:
     from resilient_nb.api import connect, fork, jobs, load, run, runs
     from resilient_nb.errors import ResilientError
+    from resilient_nb.notebook.widgets import panel
 
-__all__ = ["ResilientError", "__version__", "connect", "fork", "jobs", "load", "run", "runs"]
+__all__ = [
+    "ResilientError",
+    "__version__",
+    "connect",
+    "fork",
+    "jobs",
+    "load",
+    "panel",
+    "run",
+    "runs",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -22,6 +33,10 @@ def __getattr__(name: str) -> Any:
         from resilient_nb.errors import ResilientError
 
         return ResilientError
+    if name == "panel":
+        from resilient_nb.notebook.widgets import panel
+
+        return panel
     if name in __all__:
         from resilient_nb import api
 

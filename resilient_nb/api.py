@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import pickle
 import sys
 import time
 import uuid
@@ -17,6 +16,7 @@ from resilient_nb.core.model import JobState
 from resilient_nb.core.names import parse_reference
 from resilient_nb.core.views import CheckpointView, JobView, RunView
 from resilient_nb.errors import CheckpointError, JobCancelled, JobFailed
+from resilient_nb.results import loads
 from resilient_nb.wire import requests as rq
 
 
@@ -148,7 +148,7 @@ class Job:
             raise JobCancelled(f"Job {self.id} was cancelled at step {view.step}.")
         if not view.returned:
             return {}
-        values: dict[str, Any] = pickle.loads(self._client.out(self.id))
+        values: dict[str, Any] = loads(self._client.out(self.id))
         return values
 
     def __await__(self) -> Generator[Any, None, dict[str, Any]]:

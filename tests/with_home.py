@@ -1,6 +1,6 @@
 """Run a command with a home folder of its own; end its cluster and remove the folder afterwards.
 
-    python tests/with_home.py COMMAND ...
+python tests/with_home.py COMMAND ...
 """
 
 from __future__ import annotations

@@ -114,7 +114,9 @@ class Commands:
         found = [c for c in lineage if c.step == ref.step] or steps[-1:]
         if not found:
             have = ", ".join(str(c.step) for c in list(run.checkpoints.values())[-12:]) or "none"
-            raise UnknownName(f"Run {run.name} has no checkpoint at step {ref.step}; it has {have}.")
+            raise UnknownName(
+                f"Run {run.name} has no checkpoint at step {ref.step}; it has {have}."
+            )
         return found[0]
 
     def _run(self, name: str) -> Run:
@@ -277,7 +279,9 @@ class Commands:
             # A fresh fork has no cell of its own: it goes on with its parent's.
             origin = self._run(origin.forked_from.partition("/")[0])
         if not origin.jobs:
-            raise UnknownName(f"Run {run.name} has no cell yet: %%resilient {run.name} gives it one.")
+            raise UnknownName(
+                f"Run {run.name} has no cell yet: %%resilient {run.name} gives it one."
+            )
         spec = self._engine.world.jobs[origin.jobs[-1]].spec
         if request.at is None and run.head and not self._engine.world.active_job(run.name):
             head = self._engine.world.checkpoint(run.head)
@@ -296,9 +300,7 @@ class Commands:
         if ref.step is None and ref.tag is None:
             raise InvalidRequest(f"Say where to: %resilient rollback {run.name}@STEP (or @TAG).")
         target = self.resolve(request.ref)
-        self._engine.record(
-            ev.HeadMoved(self._engine.now(), run.name, target.id, request.user)
-        )
+        self._engine.record(ev.HeadMoved(self._engine.now(), run.name, target.id, request.user))
         return self._run_view(run.name)
 
     def _tag(self, request: rq.Tag) -> RunView:
@@ -318,7 +320,7 @@ class Commands:
     def _jobs(self, request: rq.ListJobs) -> list[JobView]:
         jobs = [
             job
-            for job in reversed(self._engine.world.jobs.values())
+            for job in reversed(list(self._engine.world.jobs.values()))
             if request.run is None or job.run == self._run(request.run).name
         ]
         return [self._engine.view(job) for job in jobs[: request.limit]]

@@ -343,7 +343,7 @@ class Engine:
     def _conclude(self, job: Job) -> None:
         """Every rank has ended: decide what becomes of the job."""
         for memory in (self._ordered_at, self._launched, self._repeated_at):
-            memory.pop((job.id, job.epoch), None)  # type: ignore[attr-defined]
+            memory.pop((job.id, job.epoch), None)
         now, outcomes = self.now(), {end.outcome for end in job.ends.values()}
         if outcomes == {Outcome.FINISHED}:
             self.record(ev.JobSucceeded(now, job.id, job.epoch, job.spec.out))

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from resilient_nb.core.model import Failure, RemoteError
 
 
-def error_text(error: RemoteError, sources: Mapping[str, str] | None = None, label: str = "") -> str:
+def error_text(
+    error: RemoteError, sources: Mapping[str, str] | None = None, label: str = ""
+) -> str:
     """Return a traceback that begins at the cell's own line.
 
     Args:

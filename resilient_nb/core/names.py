@@ -32,7 +32,7 @@ def job_id(run: str, number: int) -> str:
 def split_job(text: str) -> tuple[str, int | None]:
     """Split `digits#2` into run and number; the number is None for a bare run name."""
     run, mark, number = text.partition("#")
-    if mark and not number.isdigit():
+    if mark and not _is_number(number):
         raise InvalidRequest(f"{text!r} is no job. A job is RUN#NUMBER, for example {run}#1.")
     return check_name(run), int(number) if mark else None
 
@@ -61,9 +61,13 @@ def parse_reference(text: str) -> Reference:
     check_name(run)
     if not mark:
         return Reference(run)
-    if rest.isdigit():
+    if _is_number(rest):
         return Reference(run, step=int(rest))
     return Reference(run, tag=check_name(rest, "tag"))
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal()
 
 
 def checkpoint_id(run: str, step: int, epoch: int) -> str:

@@ -22,10 +22,26 @@ NETWORK = "connection lost"
 
 #: Deterministic by nature: a resumed run would meet them again.
 PERMANENT_ERRORS = frozenset(
-    "ArithmeticError AssertionError AttributeError CannotStore ImportError IndentationError "
-    "IndexError InvalidRequest KeyError LookupError ModuleNotFoundError NameError "
-    "NotImplementedError SyntaxError TypeError UnboundLocalError ValueError "
-    "ZeroDivisionError".split()
+    [
+        "ArithmeticError",
+        "AssertionError",
+        "AttributeError",
+        "CannotStore",
+        "ImportError",
+        "IndentationError",
+        "IndexError",
+        "InvalidRequest",
+        "KeyError",
+        "LookupError",
+        "ModuleNotFoundError",
+        "NameError",
+        "NotImplementedError",
+        "SyntaxError",
+        "TypeError",
+        "UnboundLocalError",
+        "ValueError",
+        "ZeroDivisionError",
+    ]
 )
 
 #: Attempts in a row without a new checkpoint before even outside kills are given up.
@@ -100,9 +116,7 @@ def _explain(end: RankEnd) -> Diagnosis:
         name = _SIGNALS.get(end.signal, f"signal {end.signal}")
         cause = CRASH if end.signal in _CRASHES else KILLED
         verb = "crashed with" if cause == CRASH else "was killed by"
-        return Diagnosis(
-            cause, f"{where} {verb} {name} at step {end.step}.", end.rank, end.step
-        )
+        return Diagnosis(cause, f"{where} {verb} {name} at step {end.step}.", end.rank, end.step)
     return Diagnosis(
         SILENT_EXIT,
         f"{where} exited with code {end.exit_code} at step {end.step} without finishing the cell.",

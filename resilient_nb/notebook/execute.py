@@ -17,7 +17,7 @@ from resilient_nb.config import load_settings
 from resilient_nb.core.explain import failure_text
 from resilient_nb.core.model import JobState
 from resilient_nb.core.views import JobView
-from resilient_nb.errors import ClusterUnreachable
+from resilient_nb.errors import ClusterUnreachable, InvalidRequest
 from resilient_nb.notebook import reports
 from resilient_nb.notebook.doctor import doctor
 from resilient_nb.notebook.options import Command, help_text
@@ -43,6 +43,8 @@ def execute(command: Command, shell: Any = None) -> Any:
         text = help_text(str(topic) if topic else None, "magic" if shell else "shell")
         return _said(text, shell)
     arguments = command.arguments
+    if command.verb == "panel" and shell is None:
+        raise InvalidRequest("`panel` needs a notebook; in a terminal use show or logs --follow.")
     result = _VERBS[command.verb](arguments)
     if arguments.get("json"):
         return _said(to_json(plain(result.data)).decode(), shell)
@@ -97,6 +99,12 @@ def _show(arguments: Arguments) -> Rich[JobView]:
     tail = job.log_bytes(offset=-2000).decode(errors="replace")
     view = job.view
     return Rich(panel_text(view, tail), panel_html(view, tail), view)
+
+
+def _panel(arguments: Arguments) -> Any:
+    from resilient_nb.notebook.widgets import panel  # ipywidgets, only where it is wanted
+
+    return panel(_job(arguments))
 
 
 def _logs(arguments: Arguments) -> Any:
@@ -211,6 +219,7 @@ _VERBS: dict[str, Callable[[Arguments], Any]] = {
     "workers": _status,
     "jobs": _jobs,
     "show": _show,
+    "panel": _panel,
     "logs": _logs,
     "cancel": _cancel,
     "resume": _resume,

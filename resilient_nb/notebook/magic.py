@@ -55,19 +55,20 @@ def register(shell: Any) -> None:
 
 
 @magics_class
-class ResilientMagics(Magics):  # type: ignore[misc]
+class ResilientMagics(Magics):
     """The magics of one shell."""
 
     def __init__(self, shell: Any) -> None:
         super().__init__(shell)
+        self._shell: Any = shell
         self.pending = Pending(shell.user_ns)
 
-    @line_magic  # type: ignore[untyped-decorator]
+    @line_magic
     def resilient(self, line: str) -> Any:
         """Run a verb: `%resilient help` lists them."""
-        return execute(parse_line(line), self.shell)
+        return execute(parse_line(line), self._shell)
 
-    @cell_magic("resilient")  # type: ignore[untyped-decorator]
+    @cell_magic("resilient")  # type: ignore[arg-type]
     def submit(self, line: str, cell: str) -> None:
         """Run the cell as a job that can't be lost: `%%resilient --help`."""
         options = parse_cell_line(line)
@@ -76,16 +77,16 @@ class ResilientMagics(Magics):  # type: ignore[misc]
             print(help_text(str(topic) if topic else None))
             return
         # `execution_count` already counts the next cell; `In` ends with this one.
-        label = f"Cell In[{len(self.shell.user_ns['In']) - 1}]"
+        label = f"Cell In[{len(self._shell.user_ns['In']) - 1}]"
         # The magic's own line stays as an empty one: line numbers are the notebook's.
-        source = "\n" + self.shell.transform_cell(cell)
+        source = "\n" + self._shell.transform_cell(cell)
         if not source.strip():
             raise InvalidRequest("The cell is empty: write what is to run below the magic's line.")
         names = _analyse(source, label)
         self.pending.resolve(names.reads)
-        captured = capture(names, self.shell.user_ns, options.out, measure=options.dry_run)
+        captured = capture(names, self._shell.user_ns, options.out, measure=options.dry_run)
         if captured.missing:
-            raise InvalidRequest(explain_missing(captured.missing, names, self.shell.user_ns))
+            raise InvalidRequest(explain_missing(names, captured.missing, self._shell.user_ns))
         if options.dry_run:
             print(dry_run_text(options, captured, source))
             return
@@ -104,7 +105,7 @@ class ResilientMagics(Magics):  # type: ignore[misc]
         if submitted.message:
             print(f"{submitted.job}: {submitted.message}")
         job = Job(client, submitted.job)
-        self.shell.user_ns["job"] = job
+        self._shell.user_ns["job"] = job
         self.pending.add(job, options.out)
         panel = live_panel(job).start()
         if options.wait or (settings.wait and not options.detach):
@@ -133,7 +134,7 @@ class ResilientMagics(Magics):  # type: ignore[misc]
             refs += tuple(f"{view.name}@{tag}" for view in views for tag in view.tags)
         except ResilientError:
             pass  # options and verbs are completed all the same
-        variables = tuple(n for n in self.shell.user_ns if not n.startswith("_"))
+        variables = tuple(n for n in self._shell.user_ns if not n.startswith("_"))
         return complete(line, cursor, Names(runs, jobs, refs, variables))
 
 

@@ -17,7 +17,7 @@ from resilient_nb.api import Job
 from resilient_nb.errors import ResilientError
 
 
-class NotReady(InputRejected):  # type: ignore[misc]
+class NotReady(InputRejected):
     """The cell was not run, since a name that it reads didn't come back."""
 
     def _render_traceback_(self) -> list[str]:

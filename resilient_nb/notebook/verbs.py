@@ -176,7 +176,7 @@ CELL = Verb(
 
 _VERBS = (
     Verb(
-        "up", "Start the local cluster, or find the one that runs.", "up --workers 4",
+        "up", "Start a local cluster that outlives this kernel.", "up --workers 4",
         options=(Option(
             "--workers", "How many workers (default: what the machine has room for).", "N",
             values.whole(1, 1024),
@@ -196,6 +196,7 @@ _VERBS = (
         ),
     ),
     Verb("show", "Show one job: attempts, ranks, metrics.", "show digits#1", (_JOB,), (_JSON,)),
+    Verb("panel", "Show a job's panel with buttons (notebook only).", "panel digits", (_JOB,)),
     Verb(
         "logs", "Print what the ranks printed.", "logs digits --rank 0 --tail 50", (_JOB,),
         (

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 from ipywidgets import HTML, Button, Dropdown, HBox, Layout, VBox
 
+from resilient_nb.api import Job
+from resilient_nb.connection import current
 from resilient_nb.core.model import JobState
 from resilient_nb.core.views import CheckpointView, JobView, RunView
 from resilient_nb.notebook import words
@@ -189,3 +191,20 @@ def _described(checkpoint: CheckpointView) -> str:
     return words.one_line(
         words.joined(checkpoint.ref, words.size(checkpoint.nbytes), *checkpoint.tags, head)
     )
+
+
+def panel(job: Job | str) -> JobWidget:
+    """Return a job's live panel with buttons: cancel, resume, roll back.
+
+    Args:
+        job: the job, or what names it (`digits#2`, or a run for its latest job).
+    """
+    if isinstance(job, str):
+        client = current()
+        job = Job(client, client.watch(job, timeout=0.0).job.id)
+    known = job
+
+    def tail() -> str:
+        return known.log_bytes(offset=-2000).decode(errors="replace")
+
+    return JobWidget(known, known.watch, known.id, tail=tail)

@@ -156,9 +156,13 @@ class Source:
             _slice(indices, self._rank, self._world)
             for indices in islice(self._index_batches(epoch), skip, None)
         ]
-        if self._sampler is None and type(self._dataset) is TensorDataset and (
-            self._loader_options.get("num_workers", 0) == 0
-            and self._loader_options.get("collate_fn", _default_collate) is _default_collate
+        if (
+            self._sampler is None
+            and type(self._dataset) is TensorDataset
+            and (
+                self._loader_options.get("num_workers", 0) == 0
+                and self._loader_options.get("collate_fn", _default_collate) is _default_collate
+            )
         ):
             return self._from_tensors(slices)
         return self._loaded(epoch, skip, slices)
@@ -205,7 +209,7 @@ class Source:
             batches = [(skip + n, indices) for n, indices in enumerate(batches)]
         loader: DataLoader[Any] = DataLoader(
             dataset,
-            batch_sampler=batches,  # type: ignore[arg-type]
+            batch_sampler=batches,
             # Its own generator: making an iterator must not draw from the global one.
             generator=torch.Generator(),
             **options,

@@ -55,7 +55,7 @@ class Boundary:
         self._interval = interval
         self._note = note
         self._stored = stored  # until the place that it was taken at is reached
-        self._place = stored.info["position"] if stored else None
+        self._place: dict[str, int] = stored.position if stored else {}
         self._entered = self._in_loop = False
         self._saved_step = self.step if stored else -1
         self._uncommitted: int | None = None
@@ -65,7 +65,7 @@ class Boundary:
         self._look_armed = False
         self._began = time.monotonic()
         telemetry.step = self.step
-        if stored is not None and stored.info["numerics"] != numerics():
+        if stored is not None and stored.numerics != numerics():
             note(
                 "Versions, threads or processor differ from those of the checkpoint: the run goes "
                 "on statistically equivalent, but not bit for bit."
@@ -96,12 +96,12 @@ class Boundary:
             if self._stored is None:
                 self._attach(fresh=True)
                 _diverge(self.group.rank)
-            elif self._place is not None and self._place["loop"] > loop:
+            elif self._place["loop"] > loop:
                 self._tracker.restore(self._stored)  # for what the cell does between loops
             self._tracker.mark()
             self._schedule()
         start = Place()
-        if self._stored is not None and self._place is not None:
+        if self._stored is not None:
             place = self._place
             if place["loop"] > loop:
                 if place["loop"] == loop + 1 and not (place["epoch"] or place["batch"]):
@@ -167,7 +167,7 @@ class Boundary:
 
     def finish(self, loops: int) -> None:
         """The cell has ended: keep its final state, and wait until the journal has it."""
-        if self._stored is not None and self._place is not None and self._place["loop"] > loops:
+        if self._stored is not None and self._place["loop"] > loops:
             self._note("The checkpoint's place in the cell's loops was not reached.")
         wanted = self._interval.steps is not None or self._interval.seconds is not None
         if wanted and self._tracker.names and self.step and self._stored is None:

@@ -39,8 +39,9 @@ class _Bucket:
     def average(self, weight: float) -> None:
         """Replace each gradient by the sum over ranks of weight x gradient."""
         present = [p.grad is not None for p in self.parameters]
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
         if all(present):
-            torch._foreach_copy_(self.views, [p.grad for p in self.parameters])
+            torch._foreach_copy_(self.views, gradients)
         else:
             for view, p in zip(self.views, self.parameters, strict=True):
                 view.zero_() if p.grad is None else view.copy_(p.grad)
@@ -48,7 +49,7 @@ class _Bucket:
         self.flags.copy_(torch.tensor(present, dtype=self.flags.dtype))
         dist.all_reduce(self.flat)
         if all(present):
-            torch._foreach_copy_([p.grad for p in self.parameters], self.views)
+            torch._foreach_copy_(gradients, self.views)
             return
         # A parameter that only other ranks used gets its share; one nobody used keeps None.
         for view, p, flag in zip(self.views, self.parameters, self.flags.tolist(), strict=True):
@@ -76,9 +77,7 @@ class GradientAveraging:
         """Average the gradients of a module's parameters from now on."""
         if any(isinstance(m, nn.parallel.DistributedDataParallel) for m in module.modules()):
             return  # it averages by itself
-        own = [
-            p for p in module.parameters() if p.requires_grad and id(p) not in self._known
-        ]
+        own = [p for p in module.parameters() if p.requires_grad and id(p) not in self._known]
         if not own:
             return
         self._known.update(id(p) for p in own)

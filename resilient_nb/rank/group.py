@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch.distributed import HashStore, PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from resilient_nb.wire.orders import Attempt
 
@@ -35,7 +36,7 @@ class Group:
         backend = "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo"
         dist.init_process_group(
             backend,
-            store=dist.PrefixStore("group", self.store),
+            store=PrefixStore("group", self.store),
             rank=rank,
             world_size=self.world_size,
         )
@@ -68,13 +69,13 @@ class Group:
             self.store.wait(["end/all"], _FOREVER)
 
 
-def _store(attempt: Attempt, rank: int, rendezvous: int | None) -> dist.Store:
+def _store(attempt: Attempt, rank: int, rendezvous: int | None) -> Store:
     if attempt.world_size == 1:
         if rendezvous is not None:
             os.close(rendezvous)
-        return dist.HashStore()
+        return HashStore()
     host, _, port = attempt.rendezvous.rpartition(":")
-    return dist.TCPStore(
+    return TCPStore(
         host,
         int(port),
         world_size=attempt.world_size,

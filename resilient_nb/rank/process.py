@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 import cloudpickle
 import numpy as np
 import torch
-import torch._dynamo  # noqa: F401  (see above)
+import torch._dynamo
 
 from resilient_nb.config import load_settings
 from resilient_nb.core.model import Outcome, RankEnd

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import zarr
+from torch.distributed import Store  # type: ignore[attr-defined]
 
 from resilient_nb.core.model import Checkpoint
 from resilient_nb.core.names import checkpoint_id
@@ -60,7 +61,7 @@ class Saver:
         self,
         attempt: Attempt,
         rank: int,
-        store: dist.Store,
+        store: Store,
         send: Callable[[object], None],
         note: Callable[[str], None],
     ) -> None:
@@ -70,7 +71,7 @@ class Saver:
         self._send = send
         self._note = note
         # A connection of its own: waiting on one blocks every other use of it.
-        self._store = store.clone() if self._world > 1 else store
+        self._store = store.clone() if self._world > 1 else store  # type: ignore[attr-defined]
         self._parent = attempt.start_id
         self._last: Checkpoint | None = None
         self._thread: threading.Thread | None = None
@@ -223,7 +224,7 @@ class Saver:
             world_size=self._world,
             created_at=time.time(),
             metrics=request.metrics,
-            info={"position": dict(request.position), "numerics": numerics()},
+            info={"position": {**request.position}, "numerics": {**numerics()}},
         )
 
 
@@ -249,5 +250,3 @@ def _divide(sizes: dict[str, int], ranks: int) -> list[list[str]]:
         shares[least].append(name)
         load[least] += sizes[name]
     return shares
-
-

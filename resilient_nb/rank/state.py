@@ -56,9 +56,7 @@ class Buffers:
                 self._used += 1
                 return old
             del self._pool[self._used :]
-        new = torch.empty(
-            tensor.shape, dtype=tensor.dtype, pin_memory=tensor.device.type == "cuda"
-        )
+        new = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.device.type == "cuda")
         self._pool.append(new)
         self._used += 1
         return new
@@ -218,7 +216,9 @@ class Stored:
     def __init__(self, checkpoint: Checkpoint, rank: int) -> None:
         self.id = checkpoint.manifest.id
         self.step = checkpoint.manifest.step
-        self.info = checkpoint.manifest.info
+        info: Any = checkpoint.manifest.info
+        self.position: dict[str, int] = info["position"]
+        self.numerics: dict[str, str] = info["numerics"]
         self._checkpoint = checkpoint
         world = checkpoint.manifest.world_size
         # A rank that the checkpoint doesn't know takes what rank 0 had.
@@ -248,11 +248,8 @@ class Stored:
     def leaf(self, name: str) -> TensorLeaf:
         """Read one tensor: this rank's own version if it had one."""
         if name not in self._leaves:
-            if name in self._mine.get("tensors", ()):
-                stored = f"rank-{self._rank}/{name}"
-            else:
-                stored = name
-            self._leaves[name] = self._checkpoint.read(stored)
+            own = name in self._mine.get("tensors", ())
+            self._leaves[name] = self._checkpoint.read(f"rank-{self._rank}/{name}" if own else name)
         return self._leaves[name]
 
 

@@ -1,1 +1,1 @@
-"""The detached per-host parent of ranks. It outlives Dask's processes, and ranks don't outlive it."""
+"""The detached per-host parent of ranks: it outlives Dask's processes, not they it."""

@@ -173,8 +173,8 @@ def _settle(parent: int, log: Path, close_inherited: Callable[[], None]) -> None
     os.dup2(fd, 2)
     os.close(fd)
     # By line, so that nothing printed is lost when the process is killed.
-    sys.stdout = open(1, "w", buffering=1, encoding="utf-8", closefd=False)
-    sys.stderr = open(2, "w", buffering=1, encoding="utf-8", closefd=False)
+    sys.stdout = open(1, "w", buffering=1, encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, encoding="utf-8", closefd=False)  # noqa: SIM115
     close_inherited()
 
 

@@ -14,6 +14,7 @@ import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from resilient_nb.core.model import RankEnd
@@ -56,9 +57,7 @@ class _Agent:
 class Supervisor:
     """One host's ranks. `run` returns when it was told to shut down or nobody needs it."""
 
-    def __init__(
-        self, place: Place, server: socket.socket, lock: int, orphan_grace: float
-    ) -> None:
+    def __init__(self, place: Place, server: socket.socket, lock: int, orphan_grace: float) -> None:
         self._place = place
         self._server = server
         self._lock = lock
@@ -259,13 +258,11 @@ class Supervisor:
                 continue  # the order came twice
             log = self._place.log(attempt.run, attempt.number, attempt.epoch, rank)
             fd = listener.fileno() if listener is not None and rank == 0 else None
-            spare = listener if rank else None
-            child = fork_rank(
-                self._entry, attempt, rank, order.first, log, fd, lambda s=spare: self._let_go(s)
-            )
+            let_go = partial(self._let_go, listener if rank else None)
+            child = fork_rank(self._entry, attempt, rank, order.first, log, fd, let_go)
             self._children[child.pid] = child
             self._selector.register(
-                child.channel, selectors.EVENT_READ, lambda c=child: self._listen(c)
+                child.channel, selectors.EVENT_READ, partial(self._listen, child)
             )
             started = RankStarted(attempt.job, attempt.epoch, rank, child.pid)
             self._fact(f"{attempt.job}/{attempt.epoch}/{rank}/started", started, tell=False)

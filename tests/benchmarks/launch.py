@@ -15,7 +15,6 @@ import statistics
 import time
 
 from peers import ROUNDS, changes, cluster, submit, torchrun
-
 from resilient_nb.client import Client
 from resilient_nb.core.model import Interval
 from resilient_nb.wire.requests import ReadLog
@@ -28,10 +27,13 @@ if dist.get_rank() == 0:
     print("reduced", time.time(), flush=True)
 """
 
-BARE = """
+BARE = (
+    """
 import torch.distributed as dist
 dist.init_process_group("gloo")
-""" + REDUCE
+"""
+    + REDUCE
+)
 
 TRAIN = """
 import time, torch

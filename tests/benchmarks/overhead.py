@@ -15,7 +15,6 @@ import statistics
 
 from launch import log_with, stamp
 from peers import ROUNDS, cluster, submit, torchrun
-
 from resilient_nb.core.model import Interval
 
 STEPS, WARMUP = 400, 50

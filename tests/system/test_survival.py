@@ -10,9 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from conftest import processes_of
 
 from cells import finish, results, submit, train, wait
+from conftest import processes_of
 from resilient_nb.client import Client
 from resilient_nb.cluster.record import read
 from resilient_nb.config import load_settings

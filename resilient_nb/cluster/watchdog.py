@@ -81,7 +81,8 @@ class Watchdog:
         """Watch until told to stop, then end every part."""
         try:
             while not self._stopped:
-                if any([self._tend(part) for part in self._parts]):
+                started = [self._tend(part) for part in self._parts]
+                if any(started):
                     self._publish()
                 time.sleep(_POLL)
         finally:

@@ -232,8 +232,8 @@ class Stored:
         document = self._mine.get("documents", {}).get(name, self._shared.get(name))
         if document is None:
             raise CheckpointError(
-                f"Checkpoint {self.id} has no {name!r}; it has {', '.join(self._shared) or 'nothing'}. "
-                "Track the same names, or start over with --resume never."
+                f"Checkpoint {self.id} has no {name!r}, only: {', '.join(self._shared)}. Track the "
+                "same names, or start over with --resume never."
             )
         return map_leaves(unflatten(document, _Lookup(self)), _fresh)
 

@@ -118,7 +118,7 @@ class Watchdog:
         return True
 
     def _drop_workers(self) -> None:
-        """Without their scheduler Dask's workers would close in a few seconds; don't wait."""
+        """Without their scheduler Dask's workers would take seconds to close; don't wait."""
         process = self._parts[1].process
         root = process.find() if process is not None else None
         if root is not None:
@@ -134,10 +134,11 @@ class Watchdog:
 
     def _end(self) -> None:
         """End workers first, so that they don't look for a scheduler that is gone."""
-        for part in reversed(self._parts):
-            root = part.process.find() if part.process is not None else None
-            if root is not None:
-                end_tree(root)
+        self._drop_workers()
+        scheduler = self._parts[0].process
+        root = scheduler.find() if scheduler is not None else None
+        if root is not None:
+            end_tree(root)
 
 
 def end_tree(root: psutil.Process) -> None:

@@ -1,0 +1,357 @@
+"""`rank.state`: what is saved comes back bit for bit, through a real checkpoint."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from resilient_nb.core.names import checkpoint_id
+from resilient_nb.errors import CannotStore, CheckpointError, InvalidRequest
+from resilient_nb.rank.saver import Request, Saver
+from resilient_nb.rank.state import Snapshot, Stored, Tracker
+from resilient_nb.storage.checkpoints import open_checkpoint
+from resilient_nb.testing.builders import an_attempt
+from resilient_nb.wire.orders import CheckpointWritten
+
+POSITION = {"loop": 0, "epoch": 1, "batch": 2}
+
+
+class Shelf:
+    """Writes snapshots as the saver of a gang of one does, and opens them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.sent: list[Any] = []
+        self.notes: list[str] = []
+        self._folder = folder
+        attempt = an_attempt(store=str(folder))
+        store = dist.HashStore()
+        self.saver = Saver(attempt, 0, store, self.sent.append, self.notes.append)
+
+    def write(self, snapshot: Snapshot, step: int = 20) -> Stored:
+        self.saver.write(Request(step, POSITION, snapshot, {"loss": 0.5}, None))
+        self.saver.wait()
+        assert self.saver.failed is None
+        path = self._folder / "runs" / checkpoint_id("digits", step, 1)
+        return Stored(open_checkpoint(path), 0)
+
+
+@pytest.fixture
+def shelf(tmp_path: Path) -> Shelf:
+    return Shelf(tmp_path)
+
+
+def a_tracker(namespace: dict[str, Any] | None = None, notes: list[str] | None = None) -> Tracker:
+    said: list[str] = [] if notes is None else notes
+    return Tracker(0, {} if namespace is None else namespace, said.append)
+
+
+class Cell:
+    """What a training cell makes: the names, and steps that change all of them."""
+
+    def __init__(self, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+        self.half = nn.Linear(2, 2).to(torch.bfloat16)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.01)
+        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, 10)
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=2)
+        self.noise = torch.Generator().manual_seed(seed)
+        self.history: list[float] = []
+        self.table = np.zeros(3)
+        self.mean = torch.zeros(2, dtype=torch.float64)
+
+    def names(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    def step(self) -> None:
+        x = torch.randn(5, 3, generator=self.noise) + torch.rand(1)
+        loss = self.model(x).pow(2).mean() * (1 + random.random()) + float(np.random.random())
+        self.optimizer.zero_grad()
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.schedule.step()
+        self.history.append(loss.item())
+        self.table += np.random.random(3)
+        self.mean += torch.rand(2, dtype=torch.float64)
+
+    def bits(self) -> str:
+        torch.set_printoptions(precision=20)
+        try:
+            parts = [
+                {k: v.tolist() for k, v in self.model.state_dict().items()},
+                {k: v.view(torch.uint16).tolist() for k, v in self.half.state_dict().items()},
+                self.optimizer.state_dict(), self.schedule.state_dict(), self.scaler.state_dict(),
+                self.noise.get_state().tolist(), self.history, self.table.tolist(),
+                self.mean.tolist(),
+            ]  # fmt: skip
+            return repr(parts)
+        finally:
+            torch.set_printoptions(profile="default")
+
+
+def tracked(cell: Cell) -> Tracker:
+    tracker = a_tracker({})
+    for name, value in cell.names().items():
+        tracker.add(name, value)
+    return tracker
+
+
+def seed_all(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def test_a_resumed_cell_goes_on_bit_for_bit(shelf: Shelf) -> None:
+    cell = Cell(0)
+    seed_all(1)
+    for _ in range(3):
+        cell.step()
+    tracker = tracked(cell)
+    stored = shelf.write(tracker.snapshot())
+    middle = cell.bits()
+    for _ in range(3):
+        cell.step()
+    end = cell.bits()
+    assert end != middle
+
+    other = Cell(99)  # as a resumed cell: made anew, with whatever random numbers
+    seed_all(77)
+    for _ in range(2):
+        other.step()
+    fresh = tracked(other)
+    fresh.restore(stored)
+    fresh.restore_own(stored)
+    assert other.bits() == middle
+    for _ in range(3):
+        other.step()
+    assert other.bits() == end
+
+
+def test_a_checkpoint_says_what_it_is(shelf: Shelf) -> None:
+    cell = Cell(0)
+    cell.step()
+    stored = shelf.write(tracked(cell).snapshot(), step=40)
+    assert (stored.id, stored.step, stored.position) == (
+        "digits/00000040-e1",
+        40,
+        POSITION,
+    )
+    assert stored.numerics["torch"] == torch.__version__
+    [written] = shelf.sent
+    assert isinstance(written, CheckpointWritten)
+    assert (written.checkpoint.parent, written.checkpoint.metrics) == (None, {"loss": 0.5})
+    shelf.write(tracked(cell).snapshot(), step=60)
+    assert shelf.sent[1].checkpoint.parent == "digits/00000040-e1"
+
+
+def test_a_snapshot_shares_nothing_with_the_loop(shelf: Shelf) -> None:
+    cell = Cell(0)
+    cell.step()
+    snapshot = tracked(cell).snapshot()
+    before = cell.bits()
+    for _ in range(3):
+        cell.step()
+    stored = shelf.write(snapshot)
+    other = Cell(5)
+    tracked(other).restore(stored)
+    assert other.bits() == before
+
+
+def test_buffers_are_used_again_and_follow_a_changed_state(shelf: Shelf) -> None:
+    """AdamW's moments appear with the first step: the second snapshot has more tensors."""
+    cell = Cell(0)
+    tracker = tracked(cell)
+    shelf.write(tracker.snapshot(), step=1)
+    for step in (2, 3):
+        cell.step()
+        stored = shelf.write(tracker.snapshot(), step)
+        other = Cell(5)
+        tracked(other).restore(stored)
+        assert other.bits() == cell.bits()
+
+
+def test_restoring_twice_gives_the_same(shelf: Shelf) -> None:
+    cell = Cell(0)
+    cell.step()
+    stored = shelf.write(tracked(cell).snapshot())
+    before = cell.bits()
+    tracker = tracked(cell)
+    for _ in range(2):
+        cell.step()
+        tracker.restore(stored)
+        assert cell.bits() == before
+
+
+def test_lists_and_dicts_are_restored_in_place(shelf: Shelf) -> None:
+    history, scores = [1.0], {"a": 1, 2: (3, None)}
+    tracker = a_tracker()
+    tracker.add("history", history)
+    tracker.add("scores", scores)
+    stored = shelf.write(tracker.snapshot())
+    history.append(2.0)
+    scores.clear()
+    tracker.restore(stored)
+    assert (history, scores) == ([1.0], {"a": 1, 2: (3, None)})
+
+
+def test_only_the_named_objects_are_restored(shelf: Shelf) -> None:
+    a, b = [1], [1]
+    tracker = a_tracker()
+    tracker.add("a", a)
+    tracker.add("b", b)
+    stored = shelf.write(tracker.snapshot())
+    a[:], b[:] = [2], [2]
+    tracker.restore(stored, ["a"])
+    assert (a, b) == ([1], [2])
+
+
+# --- plain values ---
+
+
+def changed(shelf: Shelf, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """Return what a new cell's names are after a resume, if it begins with `before`."""
+    names = dict(before)
+    tracker = a_tracker(names, shelf.notes)
+    tracker.mark()
+    names.update(after)
+    stored = shelf.write(tracker.snapshot())
+    fresh = dict(before)
+    a_tracker(fresh).restore_own(stored)
+    return fresh
+
+
+def test_plain_values_that_the_loop_changed_go_on(shelf: Shelf) -> None:
+    before = {"best": 9.0, "history": [], "name": "x", "seen": {}, "flag": False, "n": 0}
+    after = {"best": 0.5, "history": [1, 2.5], "name": "y", "seen": {"a": [1]}, "flag": True,
+             "n": 3, "new": 7}  # fmt: skip
+    assert changed(shelf, before, after) == {**before, **after}
+
+
+def test_what_the_loop_didnt_change_stays_as_the_cell_has_it_now(shelf: Shelf) -> None:
+    """An edited constant takes effect when the cell is submitted again."""
+    names = {"epochs": 5, "best": 9.0}
+    tracker = a_tracker(names)
+    tracker.mark()
+    names["best"] = 0.5
+    stored = shelf.write(tracker.snapshot())
+    fresh = {"epochs": 50, "best": 9.0}
+    a_tracker(fresh).restore_own(stored)
+    assert fresh == {"epochs": 50, "best": 0.5}
+
+
+def test_other_names_for_a_list_see_it_restored(shelf: Shelf) -> None:
+    names: dict[str, Any] = {"history": []}
+    tracker = a_tracker(names)
+    tracker.mark()
+    names["history"].append(1)
+    stored = shelf.write(tracker.snapshot())
+    mine: list[int] = []
+    a_tracker({"history": mine}).restore_own(stored)
+    assert mine == [1]
+
+
+def test_tensors_in_a_list_are_kept_with_all_bits(shelf: Shelf) -> None:
+    value = torch.tensor([1.0, 1.0 + 2**-23])  # prints like [1., 1.]
+    found = changed(shelf, {"kept": [torch.tensor([1.0, 1.0])]}, {"kept": [value]})
+    assert torch.equal(found["kept"][0], value)
+
+
+def test_private_names_tracked_objects_and_odd_values_are_left_out(shelf: Shelf) -> None:
+    tracked_list = [1]
+    names: dict[str, Any] = {"tracked": tracked_list}
+    tracker = a_tracker(names, shelf.notes)
+    tracker.add("tracked", tracked_list)
+    tracker.mark()
+    names.update(_hidden=1, odd=[object()], function=len, huge="x" * (2 << 20), good=1)
+    tracked_list.append(2)
+    stored = shelf.write(tracker.snapshot())
+    assert stored.own()["plain"] == {"good": 1}
+    assert any("'odd' holds more than plain values" in note for note in shelf.notes)
+    assert any("'huge' is too large" in note for note in shelf.notes)
+
+
+def test_a_value_that_became_none_is_none_again(shelf: Shelf) -> None:
+    # `best = 0.0` before the loop and `best = None` in it: the resumed loop would see 0.0.
+    assert changed(shelf, {"best": 0.0}, {"best": None}) == {"best": None}
+
+
+def test_a_list_that_contains_itself_doesnt_end_the_job(shelf: Shelf) -> None:
+    loop: list[Any] = []
+    loop.append(loop)
+    assert changed(shelf, {}, {"loop": loop, "n": 1}) == {"n": 1}
+
+
+# --- what is found, and what can't be tracked ---
+
+
+def test_what_the_cell_has_is_found_once(shelf: Shelf) -> None:
+    cell = Cell(0)
+    names = {**cell.names(), "again": cell.model, "_private": nn.Linear(1, 1),
+             "loss_fn": nn.MSELoss()}  # fmt: skip
+    notes: list[str] = []
+    tracker = a_tracker(names, notes)
+    tracker.find()
+    assert tracker.names == ["model", "half", "optimizer", "schedule", "scaler"]
+    assert notes == ["Tracks model, half, optimizer, schedule, scaler (found in the cell)."]
+    assert tracker.modules() == [cell.model, cell.half]
+
+
+def test_nothing_is_looked_for_if_the_cell_tracks_by_itself() -> None:
+    cell = Cell(0)
+    tracker = a_tracker(cell.names())
+    tracker.add("net", cell.model)
+    tracker.find()
+    assert tracker.names == ["net"]
+
+
+@pytest.mark.parametrize("value", [1, "x", None, (1,), len])
+def test_what_has_no_state_to_give_back_is_refused(value: Any) -> None:
+    with pytest.raises(InvalidRequest, match=r"run\.track\(x=\.\.\.\): a .* has no state"):
+        a_tracker().add("x", value)
+
+
+def test_what_has_no_plain_bytes_is_named() -> None:
+    tracker = a_tracker()
+    tracker.add("table", {"a": torch.eye(3).to_sparse()})
+    with pytest.raises(CannotStore, match="'table' is a sparse tensor"):
+        tracker.snapshot()
+
+
+def test_a_state_that_doesnt_fit_says_what_to_do(shelf: Shelf) -> None:
+    tracker = a_tracker()
+    tracker.add("model", nn.Linear(2, 2))
+    stored = shelf.write(tracker.snapshot())
+    other = a_tracker()
+    other.add("model", nn.Linear(3, 2))
+    with pytest.raises(CheckpointError, match=r"'model' in checkpoint digits/00000020-e1 doesn't"):
+        other.restore(stored)
+    missing = a_tracker()
+    missing.add("net", nn.Linear(2, 2))
+    with pytest.raises(CheckpointError, match="has no 'net'; it has model"):
+        missing.restore(stored)
+
+
+@pytest.mark.parametrize("tensor", [
+    torch.randn(3, 4).t(), torch.randn(4, 3, 2)[:, 1], torch.tensor(3.5), torch.empty(0, 3),
+    torch.ones(1).expand(5), torch.tensor([float("nan"), -0.0, float("inf")]),
+    torch.randn(4).to(torch.bfloat16), torch.randn(4).to(torch.float8_e4m3fn),
+    torch.randn(2, dtype=torch.complex64), torch.tensor([True, False]),
+    torch.randn(1, 2, 3, 3).to(memory_format=torch.channels_last), torch.tensor([2**62]),
+], ids=str)  # fmt: skip
+def test_every_kind_of_tensor_comes_back(shelf: Shelf, tensor: torch.Tensor) -> None:
+    tracker = a_tracker()
+    tracker.add("x", [tensor])
+    stored = shelf.write(tracker.snapshot())
+    [found] = stored.state("x")
+    assert (found.dtype, found.shape) == (tensor.dtype, tensor.shape)
+    raw = [t.reshape(-1).clone().view(torch.uint8).tolist() for t in (found, tensor)]
+    assert raw[0] == raw[1]

@@ -230,14 +230,17 @@ def demo(home: Path, say: Teller) -> None:
     say(f"{NOTEBOOK.name}, in {home}")
     witness, accuracy = Witness(say), 0.0
     witness.start()
-    for source, names in run_cells(cells(NOTEBOOK), home / "ipython"):
-        with contextlib.suppress(ClusterUnreachable):
-            witness.look()  # a rollback may be over before the witness looks by itself
-        if not accuracy and "accuracy" in names:
-            accuracy = names["accuracy"]
-            say(f"accuracy of digits@best, loaded: {accuracy:.1%}")
-        if source.startswith("%resilient down"):
-            witness.stop()
+    try:
+        for source, names in run_cells(cells(NOTEBOOK), home / "ipython"):
+            with contextlib.suppress(ClusterUnreachable):
+                witness.look()  # a rollback may be over before the witness looks by itself
+            if not accuracy and "accuracy" in names:
+                accuracy = names["accuracy"]
+                say(f"accuracy of digits@best, loaded: {accuracy:.1%}")
+            if source.startswith("%resilient down"):
+                witness.stop()
+    finally:
+        witness.stop()
     judge(witness, accuracy)
 
 

@@ -1,7 +1,7 @@
 """The step boundary: counting, telemetry, checkpoints, restoring, leaving.
 
 `step_done` is on the path of every step, so what is rare is decided by comparing one number:
-`_next_look` is the step at which something may have to be done.
+`_due` is the step at which a checkpoint may be due.
 """
 
 from __future__ import annotations
@@ -61,8 +61,6 @@ class Boundary:
         self._uncommitted: int | None = None
         self._requested: str | None = None
         self._wanted = False
-        self._next_look = _NEVER
-        self._look_armed = False
         self._began = time.monotonic()
         telemetry.step = self.step
         if stored is not None and stored.numerics != numerics():
@@ -131,7 +129,7 @@ class Boundary:
         """One step is complete: count it, and look whether anything is due."""
         self.step = step = self.step + 1
         self._telemetry.step = step
-        if step >= self._next_look or self._wanted:
+        if step >= self._due or self._wanted or self.leaving:
             self._look({"loop": loop, "epoch": after.epoch, "batch": after.batch})
 
     @property
@@ -205,7 +203,6 @@ class Boundary:
             if self._is_due():
                 self._save(position)
             self._schedule()
-        self._next_look = self.step + 1 if self._look_armed else self._due
 
     # --- when a checkpoint is due -----------------------------------------------------------
 
@@ -234,7 +231,6 @@ class Boundary:
                 if self.group.rank == 0:
                     self.group.store.set(key, str(self._guess()))
                 self._due = int(self.group.store.get(key))
-        self._next_look = min(self._due, self._next_look) if self._look_armed else self._due
 
     def _guess(self) -> int:
         """Return the step at which the interval will be over, at most twice as far as known."""
@@ -272,8 +268,6 @@ class Boundary:
         From now on every boundary is looked at, until all ranks leave at the same one.
         """
         self.leaving = True
-        self._look_armed = True
-        self._next_look = 0
         return self._entered
 
     def _armed(self) -> bool:
@@ -282,7 +276,7 @@ class Boundary:
         The others can't complete that step before rank 0 has begun it, if steps have a
         collective. If they have none, a rank that is ahead moves the step on.
         """
-        if not self._look_armed:
+        if not self.leaving:
             return False
         if self.group.world_size == 1:
             return True

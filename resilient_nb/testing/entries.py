@@ -2,7 +2,8 @@
 
 For tests of the real supervisor: `--entry resilient_nb.testing.entries:scripted`. The first
 word of the source is the behaviour: `finish`, `fail`, `exit CODE`, `train` (until told to
-leave), `deaf` (never leaves), `die` (kills itself), `parent` (deaf, with a child process).
+leave), `deaf` (never leaves), `die` (kills itself), `linger` (has finished, but doesn't
+exit), `parent` (deaf, with a child process).
 """
 
 from __future__ import annotations
@@ -44,6 +45,9 @@ def scripted(
         case "train":
             _wait_for_leave(channel)
             _leave(channel, RankEnd(rank, Outcome.LEFT, time.time(), step=8))
+        case "linger":
+            end = RankEnd(rank, Outcome.FINISHED, time.time(), step=7)
+            channel.sendall(frame({"kind": "End", **plain(end)}))
         case "parent":
             child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
             print(f"child {child.pid}")

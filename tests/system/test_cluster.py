@@ -80,9 +80,7 @@ def test_down_ends_everything_and_up_goes_on(tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.mark.parametrize("preload", [True, False])
-def test_any_dask_cluster_will_do(
-    tmp_path_factory: pytest.TempPathFactory, preload: bool
-) -> None:
+def test_any_dask_cluster_will_do(tmp_path_factory: pytest.TempPathFactory, preload: bool) -> None:
     """With `--preload`, or plain: then `connect` registers the plugins."""
     with _own_home(tmp_path_factory) as home:
         extra = ["--preload", "resilient_nb"] if preload else []
@@ -146,5 +144,3 @@ class _own_home:
             del os.environ["RESILIENT_NB_HOME"]
         else:
             os.environ["RESILIENT_NB_HOME"] = self._old
-
-

@@ -68,6 +68,21 @@ def test_an_event_of_an_unknown_kind_is_an_error_not_a_gap(tmp_path: Path) -> No
         list(journal.events())
 
 
+def test_a_batch_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    with closing(SqliteJournal(path)) as journal:
+        with closing(sqlite3.connect(path)) as file, file:
+            file.execute(
+                "CREATE TRIGGER full BEFORE INSERT ON events WHEN NEW.kind = 'RunCreated' "
+                "BEGIN SELECT RAISE(FAIL, 'database or disk is full'); END"
+            )
+        with pytest.raises(sqlite3.DatabaseError, match="disk is full"):
+            journal.append([ev.ClusterCreated(START, "x"), ev.RunCreated(START, "a")])
+        assert list(journal.events()) == []
+        journal.append([ev.ClusterCreated(START, "y")])  # no transaction is left open
+        assert list(journal.events()) == [ev.ClusterCreated(START, "y")]
+
+
 def test_what_append_returned_for_survives_a_kill(tmp_path: Path) -> None:
     """The process dies right after `append`, without closing anything."""
     code = (

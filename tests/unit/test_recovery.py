@@ -51,9 +51,9 @@ def test_a_cause_is_found_and_named(ends: list[RankEnd], cause: str, message: st
 
 
 def test_the_earliest_real_failure_is_to_blame_never_its_victims() -> None:
-    ends = [victim(0, at=1.0), killed(2, at=3.0), failed(1, at=2.0), an_end(3, at=0.5)]
+    ends = [victim(0, at=1.0), killed(1, at=3.0), failed(2, at=2.0), an_end(3, at=0.5)]
     for order in (ends, ends[::-1]):
-        assert diagnose(order).rank == 1
+        assert diagnose(order).rank == 2
 
 
 def test_a_rank_that_we_ended_is_never_blamed() -> None:

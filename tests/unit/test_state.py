@@ -179,6 +179,17 @@ def test_buffers_are_used_again_and_follow_a_changed_state(shelf: Shelf) -> None
         assert other.bits() == cell.bits()
 
 
+def test_snapshots_dont_grow_the_memory_that_they_use() -> None:
+    cell = Cell(0)
+    tracker = tracked(cell)
+    sizes = []
+    for _ in range(4):
+        cell.step()
+        tracker.snapshot()
+        sizes.append(len(tracker._buffers._pool))
+    assert len(set(sizes)) == 1
+
+
 def test_restoring_twice_gives_the_same(shelf: Shelf) -> None:
     cell = Cell(0)
     cell.step()

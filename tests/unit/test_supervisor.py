@@ -346,6 +346,28 @@ def test_an_end_before_the_kill_isnt_taken_for_ours(agent: Agent) -> None:
     assert [end.ordered for end in ends] == [False, True]
 
 
+def test_an_end_that_waits_to_be_seen_isnt_taken_for_ours(shared: Host, agent: Agent) -> None:
+    """The order is read before the supervisor has looked after its children."""
+    pids = agent.launch("deaf", count=2)
+    os.kill(shared.process.pid, signal.SIGSTOP)
+    try:
+        os.kill(pids[0], signal.SIGKILL)
+        until(lambda: gone(pids[0]), "end of rank 0")
+        agent.send(Kill(agent.job, 1))
+    finally:
+        os.kill(shared.process.pid, signal.SIGCONT)
+    ends = sorted(agent.ended(2), key=lambda end: end.rank)
+    assert [end.ordered for end in ends] == [False, True]
+
+
+def test_a_rank_that_had_finished_is_no_victim_of_the_kill(agent: Agent) -> None:
+    """Destroying its process group hangs, say: what it said of its end stands."""
+    agent.launch("linger")
+    agent.send(Kill(agent.job, 1))
+    [end] = agent.ended()
+    assert (end.outcome, end.ordered, end.signal) == (Outcome.FINISHED, False, signal.SIGKILL)
+
+
 @pytest.mark.parametrize("kills", [[2], [2, 1]])
 def test_an_attempt_that_was_killed_is_never_launched_again(agent: Agent, kills: list[int]) -> None:
     """A late launch, overtaken by the kill; a kill of a still older attempt changes nothing."""

@@ -81,14 +81,24 @@ def load_settings(environment: dict[str, str] | None = None) -> Settings:
     return Settings(**{name: _read(name, str(names[name]), v) for name, v in values.items()})
 
 
+_WORDS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+
+
 def _read(name: str, kind: str, value: Any) -> Any:
     try:
         if kind == "Path":
             return Path(value).expanduser().absolute()
         if kind == "bool":
-            return value if isinstance(value, bool) else str(value).lower() in ("1", "true", "yes")
+            return _WORDS[str(value).lower()]
         if kind.startswith("int"):
-            return None if value in (None, "", "none") else int(value)
+            return None if value in (None, "none") and "None" in kind else _count(value)
         return float(value) if kind == "float" else str(value)
-    except (TypeError, ValueError) as error:
-        raise InvalidRequest(f"Setting {name} can't be {value!r}: {error}.") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidRequest(f"Setting {name} can't be {value!r}; it is a {kind}.") from error
+
+
+def _count(value: Any) -> int:
+    number = int(value)
+    if isinstance(value, (bool, float)) or number < 1:
+        raise ValueError(value)
+    return number

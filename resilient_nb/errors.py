@@ -108,7 +108,9 @@ class InvalidTransition(ResilientError):
 
 
 def _subclasses(cls: type[ResilientError]) -> list[type[ResilientError]]:
-    return [cls] + [s for child in cls.__subclasses__() for s in _subclasses(child)]
+    """Return the classes with a code of their own; a subclass without one travels as its base."""
+    found = [cls] if "code" in vars(cls) else []
+    return found + [s for child in cls.__subclasses__() for s in _subclasses(child)]
 
 
 def from_wire(data: dict[str, str]) -> ResilientError:

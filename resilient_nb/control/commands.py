@@ -153,10 +153,16 @@ class Commands:
 
     # --- submitting ---------------------------------------------------------------------
 
-    def _submit(self, request: rq.Submit) -> rq.Submitted:
+    def _repeated(self, request_id: str) -> rq.Submitted | None:
+        """Return the answer again, if its first delivery was lost."""
         for job in self._engine.world.jobs.values():
-            if job.request_id == request.request_id:  # the reply was lost: same answer again
+            if job.request_id == request_id:
                 return self._submitted(job, "")
+        return None
+
+    def _submit(self, request: rq.Submit) -> rq.Submitted:
+        if (known := self._repeated(request.request_id)) is not None:
+            return known
         name = check_name(request.run) if request.run is not None else self._free_name()
         self._check_fits(name, request.spec)
         self._check_store()
@@ -199,7 +205,7 @@ class Commands:
         if run.head is None:
             return [], ""
         head = self._engine.world.checkpoint(run.head)
-        if self._is_end(head):
+        if head.run == name and self._is_end(head):
             text = f"{head.job} had finished: starts over; earlier checkpoints are kept."
             return [ev.HeadMoved(now, name, None)], text
         return [], f"Goes on from step {head.step} (--resume never starts over)."
@@ -240,6 +246,8 @@ class Commands:
 
     def _check_fits(self, name: str, spec: JobSpec) -> None:
         limit = self._engine.settings.max_workers
+        if spec.workers < 1:
+            raise InvalidRequest(f"Job {name} can't have {spec.workers} workers; give 1 or more.")
         if limit is not None and spec.workers > limit:
             raise InvalidRequest(
                 f"Job {name} needs {spec.workers} workers; the cluster has {limit} and can't grow. "
@@ -273,6 +281,8 @@ class Commands:
         return self._engine.view(self._engine.world.jobs[job.id])
 
     def _resume(self, request: rq.Resume) -> rq.Submitted:
+        if (known := self._repeated(request.request_id)) is not None:
+            return known
         run = self._run(request.run)
         origin = run
         while not origin.jobs and origin.forked_from is not None:
@@ -334,9 +344,14 @@ class Commands:
         if not job.returned:
             raise UnknownName(f"Job {job.id} is {job.state} and has returned nothing.")
         path = Path(self._engine.settings.store, "out", job.run, str(job.number), "out.pkl")
-        with path.open("rb") as file:
-            file.seek(request.offset)
-            return rq.OutPiece(file.read(request.limit), path.stat().st_size)
+        try:
+            with path.open("rb") as file:
+                file.seek(request.offset)
+                return rq.OutPiece(file.read(request.limit), path.stat().st_size)
+        except FileNotFoundError:
+            raise UnknownName(
+                f"What {job.id} returned is no longer in the store ({path}): run the cell again."
+            ) from None
 
     def _vacate_all(self) -> list[str]:
         self._engine.closing = True

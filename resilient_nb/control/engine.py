@@ -8,7 +8,8 @@ comparing what hosts report with what the world says should be.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from resilient_nb.config import Settings
@@ -27,10 +28,12 @@ from resilient_nb.core.model import (
     World,
 )
 from resilient_nb.core.views import JobView, job_view
-from resilient_nb.errors import InvalidTransition, StaleEpoch
+from resilient_nb.errors import InvalidTransition, StaleEpoch, VersionMismatch
 from resilient_nb.ports import Clock, Journal, Launcher
 from resilient_nb.wire import orders
 from resilient_nb.wire.orders import FACTS
+
+logger = logging.getLogger(__name__)
 
 #: Orders that showed no effect are given again after the first, and ranks that don't appear
 #: count as lost after the second number of seconds.
@@ -61,7 +64,8 @@ class Engine:
         # Attempts whose launch was ordered, with their rendezvous ("" if that was before a
         # restart of the control plane, which doesn't remember it).
         self._launched: dict[tuple[str, int], str] = {}
-        self._repeated_at: dict[tuple[str, int], float] = {}
+        self._loaded: set[str] = set()
+        self._repeated_at: dict[tuple[str, int, str], float] = {}
         self.world: World = lifecycle.replay(shell.journal.events())
         now = shell.clock()
         for job in self.world.jobs.values():
@@ -95,9 +99,14 @@ class Engine:
 
     def view(self, job: Job) -> JobView:
         """Return a job as shown."""
-        if not self.live.knows(job.id):
-            self.live.load_series(job.id, self._shell.journal.series(job.id, SHOWN_POINTS))
+        self._load_series(job.id)
         return job_view(self.world, job, self.live.of(job.id), str(self.settings.runs))
+
+    def _load_series(self, job: str) -> None:
+        """Read what was measured before this process began, once."""
+        if job not in self._loaded:
+            self._loaded.add(job)
+            self.live.load_series(job, self._shell.journal.series(job, SHOWN_POINTS))
 
     # --- stimuli ----------------------------------------------------------------------
 
@@ -108,9 +117,15 @@ class Engine:
         for chunk in report.logs:
             sizes[f"{chunk.job}/{chunk.epoch}/{chunk.rank}"] = self.logs.append(chunk)
             self._shell.changed(chunk.job)
-        for _, packed in report.facts:
-            self._fact(FACTS.unpack(dict(packed)), report.host)
+        if report.speaks:
+            self._end_stale(report)
         self._samples(report)
+        for _, packed in report.facts:
+            try:
+                self._fact(FACTS.unpack(dict(packed)), report.host)
+            except VersionMismatch as error:
+                # Acknowledged all the same: it would come for ever, and hold up the others.
+                logger.warning("a fact from %s was not understood: %s", report.host, error)
         if report.speaks:
             self._reconcile(report)
         self.settle()
@@ -124,9 +139,12 @@ class Engine:
         """A second has passed."""
         now = self.now()
         for job in self._holding():
-            for host in {share.host for share in job.placement}:
-                if self.hosts.silent(host, now, self.settings.adopt_grace):
-                    self._lose(job, host, f"{host} has not been heard of")
+            silent = [
+                (host, rank)
+                for host, rank in ranks_of(job.placement)
+                if self.hosts.silent(host, now, self.settings.adopt_grace)
+            ]
+            self._lose(job, silent, "has not been heard of")
         for host in self.hosts.names():
             if self.hosts.silent(host, now, self.settings.adopt_grace):
                 self.hosts.forget(host)
@@ -140,10 +158,8 @@ class Engine:
             for _, rank in ranks_of(job.placement):
                 if rank not in job.ends:
                     self._end(job, RankEnd(rank, Outcome.LEFT, self.now(), ordered=True))
-        elif reason is StopReason.FAILURE:
-            self._order_all(job, orders.Kill(job.id, job.epoch))
         else:
-            self._order_all(job, orders.Leave(job.id, job.epoch, self.settings.leave_grace))
+            self._order_all(job, self._end_order(self.world.jobs[job.id]))
         self.settle()
 
     def settle(self) -> None:
@@ -181,23 +197,45 @@ class Engine:
             first = decision.placement[0].host
             self._shell.launch(first, orders.Prepare(job.id, epoch))
 
-    def _repeat_orders(self, job: Job) -> None:
+    def _repeat_start(self, job: Job, host: str) -> None:
         """The agent that had the order may be dead. Supervisors take an order only once."""
-        key, now = (job.id, job.epoch), self.now()
-        if now - max(self._ordered_at[key], self._repeated_at.get(key, 0.0)) < ORDER_AGAIN:
+        key = (job.id, job.epoch)
+        if self.now() - self._ordered_at[key] < ORDER_AGAIN or not self._may_repeat(job, host):
             return
-        self._repeated_at[key] = now
         if key not in self._launched:
             self._shell.launch(job.placement[0].host, orders.Prepare(job.id, job.epoch))
         elif self._launched[key]:
-            ordered_at = self._ordered_at[key]
-            self._launch(job, self._launched[key])
-            self._ordered_at[key] = ordered_at
+            self._order_launch(job, self._launched[key], host)
+
+    def _repeat_stop(self, job: Job, host: str) -> None:
+        """Ranks live that were told to end, or should have been: tell them again."""
+        if self._may_repeat(job, host):
+            self._shell.launch(host, self._end_order(job))
+
+    def _may_repeat(self, job: Job, host: str) -> bool:
+        """Whether the last repetition on this host is long enough ago; counts this one."""
+        key, now = (job.id, job.epoch, host), self.now()
+        if now - self._repeated_at.get(key, 0.0) < ORDER_AGAIN:
+            return False
+        self._repeated_at[key] = now
+        return True
 
     def _launch(self, job: Job, rendezvous: str) -> None:
+        self._ordered_at[job.id, job.epoch] = self.now()
+        self._launched[job.id, job.epoch] = rendezvous
+        for share in job.placement:
+            self._order_launch(job, rendezvous, share.host)
+
+    def _order_launch(self, job: Job, rendezvous: str, host: str) -> None:
+        attempt = self._attempt(job, rendezvous)
+        for share in job.placement:
+            if share.host == host:
+                self._shell.launch(host, orders.Launch(attempt, share.first, share.count))
+
+    def _attempt(self, job: Job, rendezvous: str) -> orders.Attempt:
         run, spec = self.world.runs[job.run], job.spec
         head = self.world.checkpoint(run.head) if run.head else None
-        attempt = orders.Attempt(
+        return orders.Attempt(
             job=job.id,
             run=job.run,
             number=job.number,
@@ -215,10 +253,6 @@ class Engine:
             rendezvous=rendezvous,
             one_host=len(job.placement) == 1,
         )
-        self._ordered_at[job.id, job.epoch] = self.now()
-        self._launched[job.id, job.epoch] = rendezvous
-        for share in job.placement:
-            self._shell.launch(share.host, orders.Launch(attempt, share.first, share.count))
 
     # --- facts ------------------------------------------------------------------------
 
@@ -277,6 +311,7 @@ class Engine:
         for sample in report.samples:
             if self._current(sample.job, sample.epoch) is None:
                 continue
+            self._load_series(sample.job)
             self.live.sample(sample, report.host, self.now())
             self._shell.changed(sample.job)
             if sample.rank == 0:
@@ -290,47 +325,56 @@ class Engine:
 
     # --- comparing what is with what should be ------------------------------------------
 
-    def _reconcile(self, report: orders.Report) -> None:
-        """End ranks that no current attempt owns; count missing ones as lost; adopt the rest."""
-        alive = {(row.job, row.epoch, row.rank): row for row in report.ranks}
-        for name, epoch in {(row.job, row.epoch) for row in report.ranks}:
-            if self._current(name, epoch) is None:
+    def _end_stale(self, report: orders.Report) -> None:
+        """End ranks that no current attempt owns, or that were counted as lost."""
+        for name, epoch in sorted({(row.job, row.epoch) for row in report.ranks}):
+            job = self._current(name, epoch)
+            lost = job is not None and any(
+                row.rank in job.ends and job.ends[row.rank].outcome is Outcome.LOST
+                for row in report.ranks
+                if (row.job, row.epoch) == (name, epoch)
+            )
+            if job is None or lost:
                 self._shell.launch(report.host, orders.Kill(name, epoch))
+
+    def _reconcile(self, report: orders.Report) -> None:
+        """Adopt ranks that live; count missing ones as lost; repeat orders without effect."""
+        alive = {(row.job, row.epoch, row.rank): row for row in report.ranks}
         for job in self._holding():
             mine = [r for h, r in ranks_of(job.placement) if h == report.host]
-            missing = [r for r in mine if (job.id, job.epoch, r) not in alive]
-            for rank in mine:
-                row = alive.get((job.id, job.epoch, rank))
-                if row is not None and row.pid and job.state is JobState.STARTING:
+            there = [r for r in mine if (job.id, job.epoch, r) in alive]
+            missing = [r for r in mine if r not in there and r not in job.ends]
+            for rank in there:
+                row = alive[job.id, job.epoch, rank]
+                if row.pid and job.state is JobState.STARTING:
                     self._rank_started(orders.RankStarted(job.id, job.epoch, rank, row.pid))
-            missing = [r for r in missing if r not in job.ends]
-            if self._overdue(job, missing):
-                self._lose(job, report.host, f"{report.host} no longer has them")
+            overdue = self._overdue(job, missing)
+            if overdue:
+                self._lose(job, [(report.host, r) for r in overdue], "no longer has it")
             elif missing and job.state is JobState.STARTING:
-                self._repeat_orders(job)
+                self._repeat_start(job, report.host)
+            elif there and job.stop is not None:
+                self._repeat_stop(job, report.host)
 
-    def _overdue(self, job: Job, missing: Iterable[int]) -> bool:
-        """Whether missing ranks can't just be on their way."""
+    def _overdue(self, job: Job, missing: list[int]) -> list[int]:
+        """Return those missing ranks that can't just be on their way."""
         rows = {row.rank: row for row in self.live.of(job.id).ranks}
         key = (job.id, job.epoch)
         waited = self.now() - self._ordered_at.get(key, 0.0)
         # After a restart nobody will order these again: either the host has them or it doesn't.
         forgotten = self._launched.get(key) == "" and waited > LAUNCH_PATIENCE / 3
-        return any(
-            waited > LAUNCH_PATIENCE or forgotten or (rows[rank].pid and waited > ORDER_AGAIN)
-            for rank in missing
-            if rank in rows
-        )
+        if waited > LAUNCH_PATIENCE or forgotten:
+            return missing
+        return [r for r in missing if r in rows and rows[r].pid and waited > ORDER_AGAIN]
 
-    def _lose(self, job: Job, host: str, why: str) -> None:
-        """Count all ranks of a job on a host as ended, since nobody there will say so."""
+    def _lose(self, job: Job, ranks: list[tuple[str, int]], why: str) -> None:
+        """Count ranks, given as (host, rank), as ended, since nobody will say so."""
+        gone = [(host, rank) for host, rank in ranks if rank not in job.ends]
+        for host, rank in gone:
+            self._end(job, RankEnd(rank, Outcome.LOST, self.now(), host=host))
         job = self.world.jobs[job.id]
-        for where, rank in ranks_of(job.placement):
-            if where == host and rank not in self.world.jobs[job.id].ends:
-                self._end(job, RankEnd(rank, Outcome.LOST, self.now(), host=host))
-        job = self.world.jobs[job.id]
-        if job.state.holds_gang and job.stop is None:
-            self.stop(job, StopReason.FAILURE, f"Lost ranks: {why}.")
+        if gone and job.stop is None:
+            self.stop(job, StopReason.FAILURE, f"Lost rank {gone[0][1]}: {gone[0][0]} {why}.")
 
     # --- endings ------------------------------------------------------------------------
 
@@ -342,8 +386,10 @@ class Engine:
 
     def _conclude(self, job: Job) -> None:
         """Every rank has ended: decide what becomes of the job."""
-        for memory in (self._ordered_at, self._launched, self._repeated_at):
-            memory.pop((job.id, job.epoch), None)
+        self._ordered_at.pop((job.id, job.epoch), None)
+        self._launched.pop((job.id, job.epoch), None)
+        for share in job.placement:
+            self._repeated_at.pop((job.id, job.epoch, share.host), None)
         now, outcomes = self.now(), {end.outcome for end in job.ends.values()}
         if outcomes == {Outcome.FINISHED}:
             self.record(ev.JobSucceeded(now, job.id, job.epoch, job.spec.out))
@@ -394,6 +440,11 @@ class Engine:
 
     def _holding(self) -> list[Job]:
         return [job for job in self.world.jobs.values() if job.state.holds_gang]
+
+    def _end_order(self, job: Job) -> orders.Kill | orders.Leave:
+        if job.stop is StopReason.FAILURE:
+            return orders.Kill(job.id, job.epoch)
+        return orders.Leave(job.id, job.epoch, self.settings.leave_grace)
 
     def _order_all(self, job: Job, order: object) -> None:
         for host in dict.fromkeys(share.host for share in job.placement):

@@ -100,17 +100,17 @@ class Hosts:
         )
 
     def _in_use(self, world: World) -> dict[str, int]:
-        """Count slots held by gangs, and by ranks of old attempts that are still dying."""
+        """Count slots held by gangs, and by ranks that should be dead and aren't yet."""
         use: dict[str, int] = {}
-        current: set[tuple[str, int]] = set()
+        held: set[tuple[str, int, int]] = set()
         for job in world.jobs.values():
             if job.state.holds_gang:
-                current.add((job.id, job.epoch))
                 for host, rank in ranks_of(job.placement):
                     if rank not in job.ends:
+                        held.add((job.id, job.epoch, rank))
                         use[host] = use.get(host, 0) + 1
         for name, known in self._hosts.items():
-            old = sum((row.job, row.epoch) not in current for row in known.table)
+            old = sum((row.job, row.epoch, row.rank) not in held for row in known.table)
             if old:
                 use[name] = use.get(name, 0) + old
         return use

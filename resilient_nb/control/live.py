@@ -101,7 +101,7 @@ class LiveTable:
                     known.series.setdefault(name, Thinned()).add(step, value)
 
     def load_series(self, job: str, series: Mapping[str, tuple[tuple[int, float], ...]]) -> None:
-        """Take a job's series from the journal, unless it is known already."""
+        """Take a job's series from the journal; call it before the first sample."""
         known = self._of(job)
         for name, points in series.items():
             known.series.setdefault(name, Thinned(points))
@@ -118,10 +118,6 @@ class LiveTable:
         known = self._of(job)
         changed, known.waiting = known.waiting != reason, reason
         return changed
-
-    def knows(self, job: str) -> bool:
-        """Whether anything was heard of the job since the control plane began."""
-        return job in self._jobs
 
     def of(self, job: str) -> Live:
         """Return the live part of a job's view."""

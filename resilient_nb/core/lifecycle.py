@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from resilient_nb.core import events as ev
 from resilient_nb.core.model import Job, JobState, Run, StopReason, World
+from resilient_nb.core.names import checkpoint_id
 from resilient_nb.errors import InvalidTransition, StaleEpoch
 
 _K = TypeVar("_K")
@@ -156,6 +157,8 @@ def _checkpoint_committed(world: World, event: ev.CheckpointCommitted) -> World:
             f"Checkpoint {new.id} was written by attempt {new.epoch} of {new.job}, "
             "which is no longer the current one."
         )
+    if job.run != new.run or new.id != checkpoint_id(new.run, new.step, new.epoch):
+        raise InvalidTransition(f"{new.id} is no checkpoint of {new.job} at step {new.step}.")
     if new.id in run.checkpoints:
         raise InvalidTransition(f"Checkpoint {new.id} is committed already.")
     if new.parent != run.head:
@@ -175,16 +178,24 @@ def _job_event(world: World, event: ev.Event) -> World:
         return _gang_reserved(world, job, event)
     if epoch != job.epoch:
         raise StaleEpoch(f"Attempt {epoch} of {job.id} is not the current one ({job.epoch}).")
+    if isinstance(event, ev.RankEnded):
+        _check_end(job, event.end.rank)
     return _with_job(world, replace(_apply(job, event), state=state))
+
+
+def _check_end(job: Job, rank: int) -> None:
+    """Each rank of the gang ends once: the first account stands."""
+    if not 0 <= rank < job.spec.workers or rank in job.ends:
+        raise InvalidTransition(f"Rank {rank} of {job.id} can't end (again).")
 
 
 def _gang_reserved(world: World, job: Job, event: ev.GangReserved) -> World:
     run = world.runs[job.run]
     if event.epoch <= run.epoch:
         raise StaleEpoch(f"Epoch {event.epoch} of run {run.name} is not after {run.epoch}.")
-    granted = sum(share.count for share in event.placement)
-    if granted != job.spec.workers:
-        raise InvalidTransition(f"{job.id} needs {job.spec.workers} slots, not {granted}.")
+    granted = [r for s in event.placement for r in range(s.first, s.first + s.count)]
+    if sorted(granted) != list(range(job.spec.workers)):
+        raise InvalidTransition(f"{job.id} needs {job.spec.workers} slots, not {len(granted)}.")
     job = replace(
         job,
         state=JobState.STARTING,

@@ -67,7 +67,7 @@ def parse_reference(text: str) -> Reference:
 
 
 def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdecimal()
+    return text.isascii() and text.isdecimal() and len(text) <= 18  # more is no step
 
 
 def checkpoint_id(run: str, step: int, epoch: int) -> str:

@@ -152,8 +152,10 @@ def decide(diagnosis: Diagnosis, past: Sequence[Failure], retries: int, fruitles
 def _from_outside(fruitless: int) -> Verdict:
     if fruitless >= FRUITLESS_LIMIT:
         return Verdict(False, f"{fruitless} attempts in a row made no checkpoint: given up.")
-    delay = 0.0 if fruitless <= 3 else min(30.0, 0.5 * 2.0 ** (fruitless - 4))
-    return Verdict(True, "Not the job's fault: it goes on at once.", delay)
+    if fruitless <= 3:
+        return Verdict(True, "Not the job's fault: it goes on at once.")
+    delay = min(30.0, 0.5 * 2.0 ** (fruitless - 4))
+    return Verdict(True, f"Not the job's fault: it goes on in {delay:.1f} s.", delay)
 
 
 def _same(failure: Failure, diagnosis: Diagnosis) -> bool:

@@ -67,6 +67,8 @@ class Source:
         self._data = data
         if plan.epochs < 0:
             raise InvalidRequest(f"epochs can't be {plan.epochs}.")
+        if isinstance(data, DataLoader):
+            self._check_loader(plan)
         if isinstance(data, DataLoader) and not isinstance(data.dataset, IterableDataset):
             self._of_loader(data)
         elif _has_index(data):
@@ -82,8 +84,10 @@ class Source:
     def length(self) -> int | None:
         """Batches in one epoch, None if nobody knows."""
         if self._dataset is None:
-            size = getattr(self._data, "__len__", None)
-            return -(-len(self._data) // self._world) if size is not None else None
+            try:
+                return -(-len(self._data) // self._world)
+            except TypeError:
+                return None  # a generator, or a DataLoader over a stream
         if self._sampler is not None:
             return len(self._sampler) if hasattr(self._sampler, "__len__") else None
         whole, rest = divmod(len(self._dataset), self._size)
@@ -116,6 +120,14 @@ class Source:
         self._size, self._drop_last = size, self._plan.drop_last
         self._shuffle = self._plan.shuffle
 
+    @staticmethod
+    def _check_loader(plan: Plan) -> None:
+        if plan.batch_size is not None or plan.shuffle or plan.drop_last:
+            raise InvalidRequest(
+                "The DataLoader says batch_size, shuffle and drop_last already: set them there, or "
+                "give run.batches its dataset."
+            )
+
     def _of_loader(self, loader: DataLoader[Any]) -> None:
         """Take a DataLoader's settings; its batches become the global batches."""
         self._dataset = loader.dataset
@@ -125,9 +137,9 @@ class Source:
             "pin_memory": loader.pin_memory,
             "worker_init_fn": loader.worker_init_fn,
         }
-        if loader.batch_size is None:
+        if loader.batch_sampler is None:
             raise InvalidRequest("A DataLoader without batches (batch_size=None) can't be divided.")
-        if type(loader.sampler) in (RandomSampler, SequentialSampler):
+        if loader.batch_size is not None and _is_plain(loader.sampler):
             self._check(len(loader.dataset), loader.batch_size)  # type: ignore[arg-type]
             self._shuffle = type(loader.sampler) is RandomSampler
             self._drop_last = loader.drop_last
@@ -261,6 +273,13 @@ def _has_index(data: Any) -> bool:
         and hasattr(data, "__len__")
         and (isinstance(data, Dataset) or not isinstance(data, (list, tuple, dict, str, bytes)))
     )
+
+
+def _is_plain(sampler: Any) -> bool:
+    """Whether a sampler is all samples once, in order or shuffled: then the order is ours."""
+    if type(sampler) is RandomSampler:
+        return not sampler.replacement and sampler.num_samples == len(sampler.data_source)
+    return type(sampler) is SequentialSampler
 
 
 def _slice(indices: Sequence[int], rank: int, world: int) -> tuple[Sequence[int], float]:

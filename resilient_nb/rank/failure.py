@@ -23,11 +23,17 @@ def pack_error(error: BaseException, cell: Cell) -> RemoteError:
     own = {cell.filename, *cell.sources}
     first = next((n for n, frame in enumerate(frames) if frame.filename in own), 0)
     packed = [
-        Frame(f.filename, f.lineno or 0, f.name, (f.line or "").strip()) for f in frames[first:]
+        Frame(f.filename, f.lineno or 0, f.name, _clean(f.line or "").strip())
+        for f in frames[first:]
     ]
     return RemoteError(
         type=type(error).__name__,
-        message=str(error),
+        message=_clean(str(error)),
         frames=tuple(packed[-_MAX_FRAMES:]),
         in_collective=any(part in f.filename for f in frames for part in _COLLECTIVE),
     )
+
+
+def _clean(text: str) -> str:
+    """Lone surrogates have no UTF-8: what can't be sent would end as a silent exit."""
+    return text.encode(errors="replace").decode()

@@ -67,7 +67,7 @@ class GradientAveraging:
         self._modules: dict[int, list[_Bucket]] = {}
         self._known: set[int] = set()
         self._touched: set[int] = set()
-        self._queued = False
+        self._pass: int | None = None  # the backward pass that has our callback
 
     def __contains__(self, module: nn.Module) -> bool:
         """Whether all of the module's parameters are averaged already."""
@@ -91,16 +91,18 @@ class GradientAveraging:
                 raise InvalidRequest(
                     "Sparse gradients can't be averaged over ranks: use sparse=False."
                 )
-            self._touched.add(module)
-            if not self._queued:
-                self._queued = True
+            current = torch._C._current_graph_task_id()
+            if self._pass != current:
+                # A pass that raised never called back: what it touched is not this one's.
+                self._pass, self._touched = current, set()
                 # Runs once at the end of this backward pass, as DDP's own reduction does.
                 torch.autograd.Variable._execution_engine.queue_callback(self._average)
+            self._touched.add(module)
 
         return hook
 
     def _average(self) -> None:
-        self._queued = False
+        self._pass = None
         touched, self._touched = self._touched, set()
         with torch.no_grad():
             for module, buckets in self._modules.items():

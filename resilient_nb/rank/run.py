@@ -160,6 +160,8 @@ class Run:
         """
         if tag is not None:
             check_name(tag, "tag")
+            if tag.isdigit():
+                raise InvalidRequest(f"Tag {tag} would read as a step: give it a letter.")
         self._boundary.request_checkpoint(self.loops, tag)
 
     def barrier(self) -> None:

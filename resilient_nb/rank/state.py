@@ -22,7 +22,7 @@ from resilient_nb.rank.tensors import check_storable, from_leaf, map_leaves, map
 from resilient_nb.storage.checkpoints import Checkpoint
 from resilient_nb.storage.tree import Json, TensorLeaf, flatten, unflatten
 
-_PLAIN = (bool, int, float, str, list, dict)
+_PLAIN = (bool, int, float, str, list, dict, type(None))
 #: Plain values beyond this many characters (or bytes of tensors) are left alone (and said so).
 _PLAIN_LIMIT = 1 << 20
 
@@ -203,7 +203,7 @@ class Tracker:
                 continue
             try:
                 flatten(map_tensors(value, lambda t: to_leaf(t.detach().cpu())), "plain")
-            except CannotStore:
+            except (CannotStore, RecursionError):
                 self._note(f"{name!r} holds more than plain values: not kept in checkpoints.")
                 continue
             changed[name] = map_tensors(value, lambda t: t.detach().cpu().clone())
@@ -232,7 +232,8 @@ class Stored:
         document = self._mine.get("documents", {}).get(name, self._shared.get(name))
         if document is None:
             raise CheckpointError(
-                f"Checkpoint {self.id} has no {name!r}, only: {', '.join(self._shared)}. Track the "
+                f"Checkpoint {self.id} has no {name!r}, only: "
+                f"{', '.join(self._shared) or 'nothing'}. Track the "
                 "same names, or start over with --resume never."
             )
         return map_leaves(unflatten(document, _Lookup(self)), _fresh)
@@ -274,7 +275,10 @@ def _fresh(leaf: TensorLeaf) -> Any:
 
 def _tensor_bytes(value: Any) -> int:
     found: list[int] = []
-    map_tensors(value, lambda tensor: found.append(tensor.nbytes))
+    try:
+        map_tensors(value, lambda tensor: found.append(tensor.nbytes))
+    except RecursionError:
+        return 0  # it contains itself: `flatten` will refuse it
     return sum(found)
 
 

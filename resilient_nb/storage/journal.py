@@ -6,6 +6,7 @@ Events are durable when `append` returns (WAL, `synchronous=FULL`); points are b
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from resilient_nb.core.events import EVENTS, Event
 from resilient_nb.errors import ResilientError
-from resilient_nb.wire.codec import Registry, from_json, to_json
+from resilient_nb.wire.codec import Registry
 
 _EVENTS = Registry(*EVENTS.values())
 _SCHEMA = """
@@ -61,14 +62,14 @@ class SqliteJournal:
         rows = []
         for event in events:
             body = _EVENTS.pack(event)
-            rows.append((body.pop("kind"), to_json(body).decode()))
+            rows.append((body.pop("kind"), json.dumps(body)))  # strict JSON would lose a nan
         with _transaction(self._events):
             self._events.executemany("INSERT INTO events (kind, body) VALUES (?, ?)", rows)
 
     def events(self) -> Iterator[Event]:
         """Yield every event in the order of appending."""
         for kind, body in self._events.execute("SELECT kind, body FROM events ORDER BY seq"):
-            yield _EVENTS.unpack({"kind": kind, **from_json(body)})
+            yield _EVENTS.unpack({"kind": kind, **json.loads(body)})
 
     def record(self, rows: Iterable[tuple[str, str, int, float]]) -> None:
         """Keep metric points (job, metric, step, value); the last for a step wins."""

@@ -11,13 +11,15 @@ import os
 import selectors
 import signal
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from resilient_nb.core.model import RankEnd
+from resilient_nb.core.model import Outcome, RankEnd, RemoteError
+from resilient_nb.errors import VersionMismatch
 from resilient_nb.supervisor.children import Child, Entry, fork_rank, load_entry, reap
 from resilient_nb.supervisor.place import Place
 from resilient_nb.wire.codec import build, plain
@@ -26,6 +28,7 @@ from resilient_nb.wire.orders import (
     FACTS,
     ORDERS,
     Acknowledge,
+    Attempt,
     Committed,
     Kill,
     Launch,
@@ -70,6 +73,7 @@ class Supervisor:
         self._last_samples: list[Sample] = []  # of ranks that have ended
         self._unsent: list[str] = []
         self._ended_epochs: dict[str, int] = {}
+        self._begun: dict[str, tuple[int, set[int]]] = {}  # job to epoch and ranks
         self._waiting_since: float | None = None
         self._alone_since = time.monotonic()
         self._next_sample = self._next_measure = 0.0
@@ -153,8 +157,13 @@ class Supervisor:
         if not data:
             self._drop(agent)
             return
-        for message in agent.reader.feed(data):
-            self._obey(ORDERS.unpack(message))
+        try:
+            for message in agent.reader.feed(data):
+                self._obey(ORDERS.unpack(message))
+        except (VersionMismatch, ValueError, TypeError) as error:
+            # An agent of another version, say. The ranks must not suffer for it.
+            print(f"an order was not understood: {error}", file=sys.stderr, flush=True)
+            self._drop(agent)
 
     def _drop(self, agent: _Agent) -> None:
         if agent not in self._agents:
@@ -220,10 +229,12 @@ class Supervisor:
                 self._launch(order)
             case Leave():
                 for child in self._of(order.job, order.epoch):
-                    child.kill_at = time.monotonic() + order.grace
+                    if child.kill_at is None:  # told again, it gets no more time
+                        child.kill_at = time.monotonic() + order.grace
                     self._whisper(child, order)
             case Kill():
-                self._ended_epochs[order.job] = order.epoch
+                ended = self._ended_epochs.get(order.job, 0)
+                self._ended_epochs[order.job] = max(ended, order.epoch)
                 for child in self._of(order.job, order.epoch):
                     self._collect()  # an end that is news must not look like ours
                     child.kill()
@@ -251,15 +262,20 @@ class Supervisor:
         attempt = order.attempt
         if self._entry is None or attempt.epoch <= self._ended_epochs.get(attempt.job, 0):
             return
-        have = {child.rank for child in self._of(attempt.job, attempt.epoch)}
+        begun = self._begun_ranks(attempt)
         listener = self._rendezvous.pop((attempt.job, attempt.epoch), None)
         for rank in range(order.first, order.first + order.count):
-            if rank in have:
+            if rank in begun:
                 continue  # the order came twice
+            begun.add(rank)
             log = self._place.log(attempt.run, attempt.number, attempt.epoch, rank)
             fd = listener.fileno() if listener is not None and rank == 0 else None
             let_go = partial(self._let_go, listener if rank else None)
-            child = fork_rank(self._entry, attempt, rank, order.first, log, fd, let_go)
+            try:
+                child = fork_rank(self._entry, attempt, rank, order.first, log, fd, let_go)
+            except OSError as error:
+                self._not_launched(attempt, rank, error)
+                continue
             self._children[child.pid] = child
             self._selector.register(
                 child.channel, selectors.EVENT_READ, partial(self._listen, child)
@@ -269,6 +285,21 @@ class Supervisor:
         if listener is not None:
             listener.close()
         self._tell()
+
+    def _begun_ranks(self, attempt: Attempt) -> set[int]:
+        """Return the ranks of an attempt that were ever begun here; forget older attempts."""
+        epoch, ranks = self._begun.get(attempt.job, (0, set()))
+        if epoch != attempt.epoch:
+            ranks = set()
+        self._begun[attempt.job] = (attempt.epoch, ranks)
+        return ranks
+
+    def _not_launched(self, attempt: Attempt, rank: int, error: OSError) -> None:
+        """A full disk or process table is the job's misfortune, not that of all others here."""
+        cause = RemoteError("OSError", f"the rank could not be started: {error}")
+        end = RankEnd(rank, Outcome.FAILED, time.time(), error=cause)
+        done = RankDone(attempt.job, attempt.epoch, end)
+        self._fact(f"{attempt.job}/{attempt.epoch}/{rank}/done", done)
 
     def _let_go(self, spare: socket.socket | None) -> None:
         """In a fork: close everything that is the supervisor's."""
@@ -350,6 +381,11 @@ class Supervisor:
         fact = self._facts.pop(name, None)
         # Still waiting for the rest? Then patience begins anew: there is progress.
         self._waiting_since = time.monotonic() if self._facts else None
+        if fact is not None and fact["kind"] == "CheckpointWritten":
+            # Control says so too, but an order can be lost, and rank 0 may wait for this one.
+            new = fact["checkpoint"]
+            for child in self._of(new["job"], new["epoch"]):
+                self._whisper(child, Committed(new["job"], new["epoch"], new["step"]))
         if fact is not None and fact["kind"] == "RankDone":
             run, _, number = fact["job"].partition("#")
             log = self._place.log(run, int(number), fact["epoch"], fact["end"]["rank"])

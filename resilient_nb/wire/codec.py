@@ -56,6 +56,8 @@ class Registry:
         Raises:
             VersionMismatch: if the kind is unknown or the fields don't fit it.
         """
+        if not isinstance(data, dict):
+            raise VersionMismatch(f"{data!r} is no message.")
         fields = dict(data)
         name = fields.pop("kind", None)
         if name not in self._kinds:

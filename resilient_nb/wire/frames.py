@@ -25,7 +25,11 @@ class FrameReader:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> list[Any]:
-        """Return the messages that are complete with `data`."""
+        """Return the messages that are complete with `data`.
+
+        Raises:
+            ValueError: the bytes are no MessagePack (`msgspec.DecodeError` is one).
+        """
         self._buffer += data
         found, at = [], 0
         while len(self._buffer) - at >= _HEAD.size:

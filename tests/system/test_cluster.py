@@ -10,9 +10,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from cells import finish, results, submit, train, wait
 from conftest import processes_of
-
 from resilient_nb import connection
 from resilient_nb.client import Client
 from resilient_nb.cluster import embedded

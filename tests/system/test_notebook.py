@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from cells import finish, wait
 from jupyter_client.manager import KernelManager
 
+from cells import finish, wait
 from resilient_nb.client import Client
 from resilient_nb.core.model import JobState
 
@@ -145,7 +145,10 @@ def test_a_killed_kernel_loses_nothing(client: Client, kernel: Kernel) -> None:
 
 def test_an_error_shows_the_cells_own_line(kernel: Kernel) -> None:
     failed = kernel.run(
-        "%%resilient fails --workers 2 --wait\nx = 1\nif run.rank == 1:\n    raise ValueError('boom')"
+        "%%resilient fails --workers 2 --wait\n"
+        "x = 1\n"
+        "if run.rank == 1:\n"
+        "    raise ValueError('boom')"
     )
     assert "JobFailed" in failed.error
     assert "ValueError: boom (rank 1" in failed.error

@@ -37,7 +37,7 @@ from resilient_nb.wire.orders import (
 )
 
 ENTRY = "resilient_nb.testing.entries:scripted"
-PATIENCE = 20.0
+PATIENCE = 10.0
 _numbers = itertools.count(1)
 
 

@@ -70,7 +70,6 @@ class _Rank:
         self._telemetry = Telemetry(attempt, rank)
         self._boundary: Boundary | None = None
         self._saver: Saver | None = None
-        self._leave_early = False
         self.link = Link(channel, self._telemetry.sample, self._obey)
         self.link.start()
 
@@ -100,8 +99,6 @@ class _Rank:
             group, tracker, self._saver, self._telemetry, attempt.interval, stored, self._note
         )
         self._boundary = boundary
-        if self._leave_early:
-            raise Left
         run = Run(boundary, attempt.seed)
         namespace["run"] = run
         self._telemetry.state = "running"
@@ -116,9 +113,9 @@ class _Rank:
         if isinstance(order, Committed) and self._saver is not None:
             self._saver.answered(order.step, order.accepted)
         elif isinstance(order, Leave):
-            self._leave_early = True
-            if self._boundary is not None and not self._boundary.leave():
-                # No loop was begun, so there is nothing to keep: end at once.
+            if self._boundary is None or not self._boundary.leave():
+                # No loop was begun, so there is nothing to keep. End at once, from this thread:
+                # the main one may be waiting for a peer that has left already.
                 end = RankEnd(self._rank, Outcome.LEFT, time.time(), self._telemetry.step)
                 self.link.end(end)
                 os._exit(0)

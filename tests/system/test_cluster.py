@@ -16,6 +16,7 @@ from conftest import processes_of
 from resilient_nb import connection
 from resilient_nb.client import Client
 from resilient_nb.cluster import embedded
+from resilient_nb.cluster.watchdog import end_tree
 from resilient_nb.config import load_settings
 from resilient_nb.core.model import JobState
 from resilient_nb.errors import AlreadyRunning, ClusterUnreachable
@@ -85,23 +86,13 @@ def test_any_dask_cluster_will_do(tmp_path_factory: pytest.TempPathFactory, prel
     with _own_home(tmp_path_factory) as home:
         extra = ["--preload", "resilient_nb"] if preload else []
         file = home / "scheduler.json"
-        parts = [
-            ["distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0",
-             "--scheduler-file", str(file), "--no-dashboard", *extra],
-            ["distributed.cli.dask_worker", "--scheduler-file", str(file), "--nworkers", "2",
-             "--nthreads", "1", "--no-dashboard", *extra],
-        ]  # fmt: skip
-        processes = [
-            subprocess.Popen(
-                [sys.executable, "-m", *part],
-                cwd=home,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-            for part in parts
-        ]
+        scheduler = ["--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(file), *extra]
+        processes = [_dask("scheduler", scheduler, home)]
         try:
-            connection.connect(_address(file, processes))
+            address = _address(file, processes[0])
+            worker = [address, "--nworkers", "2", "--nthreads", "1", *extra]
+            processes.append(_dask("worker", worker, home))
+            connection.connect(address)
             client = connection.current()
             job = submit(client, "elsewhere", train(), 2, ("seen",))
             assert finish(client, job).state is JobState.SUCCEEDED
@@ -109,18 +100,22 @@ def test_any_dask_cluster_will_do(tmp_path_factory: pytest.TempPathFactory, prel
             client.close()
         finally:
             for process in reversed(processes):
-                for each in psutil.Process(process.pid).children(recursive=True):
-                    each.kill()
-                process.kill()
+                end_tree(psutil.Process(process.pid))
                 process.wait()
             embedded.end_supervisors(home)
             connection.forget(load_settings())
 
 
-def _address(file: Path, processes: list[subprocess.Popen[bytes]]) -> str:
+def _dask(what: str, arguments: list[str], home: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", f"distributed.cli.dask_{what}", "--no-dashboard", *arguments]
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen(command, cwd=home, stdout=quiet, stderr=quiet)
+
+
+def _address(file: Path, scheduler: subprocess.Popen[bytes]) -> str:
     """Return the scheduler's address as soon as its file is whole."""
     while True:
-        assert all(process.poll() is None for process in processes)
+        assert scheduler.poll() is None
         try:
             address: str = json.loads(file.read_text())["address"]
         except (FileNotFoundError, json.JSONDecodeError):

@@ -53,7 +53,7 @@ def connect(address: str) -> ClusterView:
         ClusterUnreachable: nothing answers there.
         VersionMismatch: its Python or Dask is too different from this process's.
     """
-    client = _client(address, patience=5.0)
+    client = Client(address, patience=5.0)
     try:
         view = client.cluster()
     except ClusterUnreachable as error:
@@ -109,8 +109,10 @@ async def _versions(address: str) -> dict[str, str]:
         await scheduler.close_rpc()
 
 
-def _client(address: str, patience: float = 20.0) -> Client:
-    return _clients.setdefault(address, Client(address, patience))
+def _client(address: str) -> Client:
+    if address not in _clients:
+        _clients[address] = Client(address)
+    return _clients[address]
 
 
 def _memory(settings: Settings) -> Path:

@@ -105,8 +105,11 @@ class AgentPlugin(WorkerPlugin):
             self._news.clear()
             try:
                 again = await self._report(self._link)
-            except OSError:
-                again = False  # the scheduler is away; facts stay until it is back
+            except Exception as error:
+                # The scheduler is away, or failed on it: facts stay until it takes them.
+                if not isinstance(error, OSError):
+                    logger.exception("resilient_nb: a report failed; it is sent again")
+                again = False
                 await asyncio.sleep(_BUSY)
             if not again:
                 await self._pause()
@@ -114,9 +117,12 @@ class AgentPlugin(WorkerPlugin):
     async def _first_report(self) -> dict[str, Any]:
         """Say hello until a scheduler with our plugin answers."""
         while True:
-            reply = await self._call(self._make_report({}, []))
-            if reply is not None:
-                return reply
+            try:
+                reply = await self._call(self._make_report({}, []))
+                if reply is not None:
+                    return reply
+            except Exception:
+                logger.exception("resilient_nb: the scheduler doesn't take reports yet")
             await asyncio.sleep(_IDLE)
 
     async def _call(self, report: Report) -> dict[str, Any] | None:

@@ -118,6 +118,7 @@ def down(settings: Settings, say: Say) -> None:
         settings.cluster_file.unlink(missing_ok=True)
         end_supervisors(settings.home)
         raise ClusterUnreachable("No local cluster is up.")
+    _await_watchdog(settings)
     _vacate(Client(record.address, patience=3.0), settings.leave_grace, say)
     watchdog = read(settings.cluster_file)
     process = watchdog.watchdog.find() if watchdog else None
@@ -131,6 +132,16 @@ def down(settings: Settings, say: Say) -> None:
     settings.cluster_file.unlink(missing_ok=True)
     shutil.rmtree(settings.home / "dask", ignore_errors=True)
     say("The cluster is down.")
+
+
+def _await_watchdog(settings: Settings) -> None:
+    """A new watchdog may be on its way: it must be there to be told to end."""
+    give_up = time.monotonic() + 10.0
+    while time.monotonic() < give_up:
+        record = read(settings.cluster_file)
+        if record is None or record.watchdog.find() is not None:
+            return
+        time.sleep(0.05)
 
 
 def _vacate(client: Client, grace: float, say: Say) -> None:

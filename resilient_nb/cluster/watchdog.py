@@ -80,6 +80,7 @@ class Watchdog:
     def run(self) -> None:
         """Watch until told to stop, then end every part."""
         try:
+            self._publish()  # whoever adopts living parts must be known as their watchdog
             while not self._stopped:
                 started = [self._tend(part) for part in self._parts]
                 if any(started):

@@ -262,11 +262,25 @@ class Commands:
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             if not os.access(store / "runs", os.W_OK | os.X_OK):
                 raise PermissionError(13, "no permission to write")
+            self._claim(store)
         except OSError as error:
             raise CheckpointError(
                 f"The store {store} can't be written: {error.strerror or error}. Make it writable "
                 "for the cluster's user, or set RESILIENT_NB_STORE to another place and restart it."
             ) from error
+
+    def _claim(self, store: Path) -> None:
+        """One journal to a store: two would write different checkpoints to one path."""
+        mine, owner = self._engine.world.cluster_id, store / "cluster"
+        try:
+            with owner.open("x") as file:
+                file.write(mine)
+        except FileExistsError:
+            if owner.read_text() not in ("", mine):
+                raise CheckpointError(
+                    f"The store {store} belongs to another cluster, or to an older journal. Set "
+                    "RESILIENT_NB_STORE to an empty folder and restart the cluster."
+                ) from None
 
     # --- the other verbs ----------------------------------------------------------------
 
@@ -354,7 +368,8 @@ class Commands:
             ) from None
 
     def _vacate_all(self) -> list[str]:
-        self._engine.closing = True
+        # A lease, renewed by each call: a `down` that was interrupted must not stop the queue.
+        self._engine.closing_until = self._engine.now() + 15.0
         holding = [j for j in self._engine.world.jobs.values() if j.state.holds_gang]
         for job in holding:
             if job.stop is None:

@@ -58,7 +58,7 @@ class Engine:
         self.hosts = Hosts()
         self.live = LiveTable()
         self.logs = LogStore(settings.logs)
-        self.closing = False
+        self.closing_until = 0.0  # nothing is started before
         self._shell = shell
         self._ordered_at: dict[tuple[str, int], float] = {}
         # Attempts whose launch was ordered, with their rendezvous ("" if that was before a
@@ -167,7 +167,7 @@ class Engine:
         for job in self._holding():
             if job.gang_ended:
                 self._conclude(job)
-        if not self.closing:
+        if self.now() >= self.closing_until:
             self._start_gangs()
 
     # --- starting ---------------------------------------------------------------------

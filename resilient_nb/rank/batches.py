@@ -8,7 +8,7 @@ world size, and a run can go on in the middle of an epoch.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -24,6 +24,7 @@ from torch.utils.data import (
 )
 
 from resilient_nb.errors import InvalidRequest
+from resilient_nb.rank.randomness import random_state, set_random_state
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,11 @@ class Source:
             self._dataset: Any = data
         else:
             self._of_iterable(data)
+
+    def reseed(self, loop: int) -> None:
+        """Give each loop of a cell an order of its own; the first has the job's seed."""
+        if loop:
+            self._plan = replace(self._plan, seed=_mix(self._plan.seed, loop))
 
     @property
     def length(self) -> int | None:
@@ -182,9 +188,11 @@ class Source:
     def _index_batches(self, epoch: int) -> Iterator[Sequence[int]]:
         """Yield each global batch's indices. The order never depends on the global RNG."""
         if self._sampler is not None:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(_mix(self._plan.seed, epoch))
-                yield from list(self._sampler)
+            before = random_state()
+            torch.manual_seed(_mix(self._plan.seed, epoch))
+            batches = list(self._sampler)
+            set_random_state(before)
+            yield from batches
             return
         length = len(self._dataset)
         if self._shuffle:
@@ -231,9 +239,12 @@ class Source:
 
     def _taken_in_turn(self, skip: int) -> Iterator[tuple[Any, float]]:
         """Give item i of the iterable to rank i mod world size."""
+        before = random_state()
         items = iter(self._data)
         for _ in range(skip * self._world):
             next(items, None)
+        if skip:
+            set_random_state(before)  # what was skipped had drawn its numbers before
         while group := list(islice(items, self._world)):
             if self._rank < len(group):
                 yield group[self._rank], 1.0 / len(group)

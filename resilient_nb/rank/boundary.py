@@ -12,8 +12,10 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from resilient_nb.core.model import Interval
+from resilient_nb.errors import InvalidRequest
 from resilient_nb.rank.batches import Place
 from resilient_nb.rank.gradients import GradientAveraging
 from resilient_nb.rank.group import Group
@@ -56,13 +58,15 @@ class Boundary:
         self._note = note
         self._stored = stored  # until the place that it was taken at is reached
         self._place: dict[str, int] = stored.position if stored else {}
-        self._entered = self._in_loop = False
+        self._begun = self._entered = self._in_loop = False
         self._saved_step = self.step if stored else -1
         self._uncommitted: int | None = None
         self._requested: str | None = None
         self._wanted = False
         self._began = time.monotonic()
         telemetry.step = self.step
+        self._updated = False  # whether an optimizer has stepped since the last boundary
+        register_optimizer_step_post_hook(self._note_update)
         if stored is not None and stored.numerics != numerics():
             note(
                 "Versions, threads or processor differ from those of the checkpoint: the run goes "
@@ -88,16 +92,16 @@ class Boundary:
 
     def enter(self, loop: int) -> Place | None:
         """Begin a loop; return where to begin in it, or None if it was complete before."""
-        if not self._entered:
-            self._entered = True
-            self._tracker.find()
-            if self._stored is None:
-                self._attach(fresh=True)
-                _diverge(self.group.rank)
-            elif self._place["loop"] > loop:
-                self._tracker.restore(self._stored)  # for what the cell does between loops
-            self._tracker.mark()
-            self._schedule()
+        if self._in_loop:
+            raise InvalidRequest(
+                "run.batches and run.steps can't be used inside one another: a resumed job "
+                "couldn't find its place. Use epochs=, a plain `for epoch in range(n)` around "
+                "them, or a DataLoader for validation inside."
+            )
+        self._entered = True
+        self._begin(loop)
+        if self._wanted:  # asked for in the last turn of a loop that `break` ended
+            self._save({"loop": loop, "epoch": 0, "batch": 0})
         start = Place()
         if self._stored is not None:
             place = self._place
@@ -111,23 +115,45 @@ class Boundary:
             start = Place(place["epoch"], place["batch"])
             self._stored.forget()
             self._stored = None
-        self._in_loop = True
+        self._in_loop, self._updated = True, False
         return start
+
+    def _begin(self, loop: int) -> None:
+        """Do once what comes before the first loop or checkpoint."""
+        if self._begun:
+            return
+        self._begun = True
+        self._tracker.find()
+        if self._stored is None:
+            self._attach(fresh=True)
+            _diverge(self.group.rank)
+        elif self._place["loop"] > loop:
+            self._tracker.restore(self._stored)  # for what the cell does between loops
+        self._tracker.mark()
+        self._schedule()
 
     def _restore_all(self) -> None:
         assert self._stored is not None
         self._tracker.restore(self._stored)
         self._tracker.restore_own(self._stored)
 
-    def exit(self, loop: int) -> None:
+    def exit(self) -> None:
         """A loop has ended, or was left by `break`."""
         self._in_loop = False
+        if self._updated:  # the turn that `break` cut short had made its update
+            self._updated = False
+            self.step += 1
+            self._telemetry.step = self.step
+
+    def _note_update(self, *_: object) -> None:
+        self._updated = True
 
     # --- every step -----------------------------------------------------------------------
 
     def step_done(self, loop: int, after: Place) -> None:
         """One step is complete: count it, and look whether anything is due."""
         self.step = step = self.step + 1
+        self._updated = False
         self._telemetry.step = step
         if step >= self._due or self._wanted or self.leaving:
             self._look({"loop": loop, "epoch": after.epoch, "batch": after.batch})
@@ -160,6 +186,8 @@ class Boundary:
         if self._in_loop:
             self._wanted, self._requested = True, tag or self._requested
         else:
+            if self._stored is None:
+                self._begin(loops)
             self._requested = tag
             self._save({"loop": loops, "epoch": 0, "batch": 0})
 
@@ -167,7 +195,9 @@ class Boundary:
         """The cell has ended: keep its final state, and wait until the journal has it."""
         if self._stored is not None and self._place["loop"] > loops:
             self._note("The checkpoint's place in the cell's loops was not reached.")
-        wanted = self._interval.steps is not None or self._interval.seconds is not None
+        wanted = (
+            self._wanted or self._interval.steps is not None or self._interval.seconds is not None
+        )
         if wanted and self._tracker.names and self.step and self._stored is None:
             self._save({"loop": loops, "epoch": 0, "batch": 0})
         self._settle()
@@ -282,7 +312,10 @@ class Boundary:
             return True
         store, key = self.group.store, "leave_at"
         if not store.check([key]):
-            if self.group.rank == 0:
+            others = [f"leaving/{rank}" for rank in range(1, self.group.world_size)]
+            if self.group.rank != 0:
+                store.set(f"leaving/{self.group.rank}", "1")
+            elif store.check(others):  # all look at every boundary now
                 store.set(key, str(self.step + 1))
             return False
         at = int(store.get(key))

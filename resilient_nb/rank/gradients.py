@@ -8,6 +8,7 @@ before any clipping, scaling or step sees the gradients, as with DDP.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -66,8 +67,10 @@ class GradientAveraging:
         self.weight = 1.0 / world_size
         self._modules: dict[int, list[_Bucket]] = {}
         self._known: set[int] = set()
-        self._touched: set[int] = set()
-        self._pass: int | None = None  # the backward pass that has our callback
+        self._frozen: dict[int, list[nn.Parameter]] = {}
+        # Modules touched by each backward pass under way. Passes nest (reentrant activation
+        # checkpointing), and one that raised never calls back.
+        self._passes: dict[int, set[int]] = {}
 
     def __contains__(self, module: nn.Module) -> bool:
         """Whether all of the module's parameters are averaged already."""
@@ -77,13 +80,18 @@ class GradientAveraging:
         """Average the gradients of a module's parameters from now on."""
         if any(isinstance(m, nn.parallel.DistributedDataParallel) for m in module.modules()):
             return  # it averages by itself
-        own = [p for p in module.parameters() if p.requires_grad and id(p) not in self._known]
-        if not own:
-            return
+        parameters = list(module.parameters())
+        self._frozen[id(module)] = [p for p in parameters if not p.requires_grad]
+        self._adopt(id(module), parameters)
+
+    def _adopt(self, module: int, parameters: list[nn.Parameter]) -> bool:
+        """Average those parameters that need it and aren't yet; False if there are none."""
+        own = [p for p in parameters if p.requires_grad and id(p) not in self._known]
         self._known.update(id(p) for p in own)
-        self._modules[id(module)] = [_Bucket(part) for part in _split(own)]
+        self._modules.setdefault(module, []).extend(_Bucket(part) for part in _split(own))
         for p in own:
-            p.register_post_accumulate_grad_hook(self._hook(id(module)))
+            p.register_post_accumulate_grad_hook(self._hook(module))
+        return bool(own)
 
     def _hook(self, module: int) -> Any:
         def hook(parameter: torch.Tensor) -> None:
@@ -92,18 +100,22 @@ class GradientAveraging:
                     "Sparse gradients can't be averaged over ranks: use sparse=False."
                 )
             current = torch._C._current_graph_task_id()
-            if self._pass != current:
-                # A pass that raised never called back: what it touched is not this one's.
-                self._pass, self._touched = current, set()
+            touched = self._passes.get(current)
+            if touched is None:
+                touched = self._passes[current] = set()
                 # Runs once at the end of this backward pass, as DDP's own reduction does.
-                torch.autograd.Variable._execution_engine.queue_callback(self._average)
-            self._touched.add(module)
+                engine = torch.autograd.Variable._execution_engine
+                engine.queue_callback(partial(self._average, current))
+            touched.add(module)
 
         return hook
 
-    def _average(self) -> None:
-        self._pass = None
-        touched, self._touched = self._touched, set()
+    def _average(self, current: int) -> None:
+        touched = self._passes.pop(current)
+        for module, frozen in self._frozen.items():
+            if any(p.requires_grad for p in frozen) and self._adopt(module, frozen):
+                touched.add(module)  # unfrozen since: this pass was their first
+                self._frozen[module] = [p for p in frozen if not p.requires_grad]
         with torch.no_grad():
             for module, buckets in self._modules.items():
                 if module in touched:

@@ -112,13 +112,12 @@ class _Rank:
         """Take an order, in the link's thread."""
         if isinstance(order, Committed) and self._saver is not None:
             self._saver.answered(order.step, order.accepted)
-        elif isinstance(order, Leave):
-            if self._boundary is None or not self._boundary.leave():
-                # No loop was begun, so there is nothing to keep. End at once, from this thread:
-                # the main one may be waiting for a peer that has left already.
-                end = RankEnd(self._rank, Outcome.LEFT, time.time(), self._telemetry.step)
-                self.link.end(end)
-                os._exit(0)
+        elif isinstance(order, Leave) and not (self._boundary and self._boundary.leave()):
+            # No loop was begun, so there is nothing to keep. End at once, from this thread:
+            # the main one may be waiting for a peer that has left already.
+            end = RankEnd(self._rank, Outcome.LEFT, time.time(), self._telemetry.step)
+            self.link.end(end)
+            os._exit(0)
 
     def _note(self, text: str) -> None:
         self.link.fact(Note(self._attempt.job, self._attempt.epoch, self._rank, text))

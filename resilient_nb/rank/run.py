@@ -92,7 +92,8 @@ class Run:
             batch_size: samples in the *global* batch, divided over the ranks. The average of
                 gradients is weighted by what each rank got, so it is the global mean.
             epochs: passes over the data.
-            shuffle: a new order each epoch, from the job's seed; equal for any world size.
+            shuffle: a new order each epoch (and in each loop of the cell), from the job's seed;
+                equal for any world size.
             drop_last: leave out the last batch of an epoch if it is smaller.
 
         Yields:
@@ -107,6 +108,7 @@ class Run:
 
     def _batches(self, source: Source, epochs: int) -> Iterator[Any]:
         loop, boundary = self._next_loop(), self._boundary
+        source.reseed(loop)
         start = boundary.enter(loop)
         if start is None:
             return
@@ -125,7 +127,7 @@ class Run:
         finally:
             if averaging is not None:
                 averaging.weight = 1.0 / self.world_size
-            boundary.exit(loop)
+            boundary.exit()
 
     def steps(self, count: int) -> Iterator[int]:
         """Loop without data: yield 0 .. count - 1; each turn is one step."""
@@ -144,7 +146,7 @@ class Run:
                 yield number
                 boundary.step_done(loop, Place(0, number + 1))
         finally:
-            boundary.exit(loop)
+            boundary.exit()
 
     def log(self, **metrics: Any) -> None:
         """Record metrics of this step: numbers, or tensors of one element.

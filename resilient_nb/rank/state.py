@@ -8,7 +8,6 @@ list or a `best` loss goes on too; what the loop didn't change stays as the cell
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,11 +17,14 @@ import torch
 from torch import nn
 
 from resilient_nb.errors import CannotStore, CheckpointError, InvalidRequest
+from resilient_nb.rank.randomness import random_state, set_random_state
 from resilient_nb.rank.tensors import check_storable, from_leaf, map_leaves, map_tensors, to_leaf
 from resilient_nb.storage.checkpoints import Checkpoint
 from resilient_nb.storage.tree import Json, TensorLeaf, flatten, unflatten
 
-_PLAIN = (bool, int, float, str, list, dict, type(None))
+_PLAIN = (
+    bool, int, float, complex, str, bytes, list, dict, tuple, set, type(None),
+)  # fmt: skip
 #: Plain values beyond this many characters (or bytes of tensors) are left alone (and said so).
 _PLAIN_LIMIT = 1 << 20
 
@@ -99,6 +101,7 @@ class Tracker:
     def find(self) -> None:
         """Track what the cell's names hold, unless the cell has tracked something itself."""
         if self._objects:
+            self._warn_untracked()
             return
         kinds = (nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)
         scaler = torch.amp.GradScaler
@@ -115,6 +118,21 @@ class Tracker:
             self._note(f"Tracks {', '.join(self._objects)} (found in the cell).")
         else:
             self._note("Nothing to track: no module or optimizer among the cell's names.")
+
+    def _warn_untracked(self) -> None:
+        """Tracking something by hand means tracking all by hand: say what was left out."""
+        covered = {id(part) for module in self.modules() for part in module.modules()}
+        covered |= {id(value) for value in self._objects.values()}
+        left = [
+            name
+            for name, value in self._namespace.items()
+            if isinstance(value, (nn.Module, torch.optim.Optimizer))
+            and not name.startswith("_")
+            and id(value) not in covered
+            and not _is_stateless(value)
+        ]
+        if left and not self._rank:
+            self._note(f"Not tracked, so not kept and not averaged over ranks: {', '.join(left)}.")
 
     def mark(self) -> None:
         """Remember plain values as they are before the first step."""
@@ -135,12 +153,12 @@ class Tracker:
         for name, value in self._objects.items():
             state = map_tensors(_state_of(value), lambda t, n=name: self._copy(t, n, pairs))
             documents[name], found = flatten(state, name)
-            leaves.update(found)
-        own: dict[str, Any] = {"random": _random_state(), "plain": self._changed()}
+            leaves.update(_detached(found))
+        own: dict[str, Any] = {"random": random_state(), "plain": self._changed()}
         own = map_tensors(own, to_leaf)
         document, own_leaves = flatten(own, f"rank-{self._rank}")
         _copy_all(pairs)
-        return Snapshot(leaves, documents, own_leaves, {"state": document})
+        return Snapshot(leaves, documents, _detached(own_leaves), {"state": document})
 
     def _copy(
         self, tensor: torch.Tensor, name: str, pairs: list[tuple[torch.Tensor, torch.Tensor]]
@@ -178,7 +196,7 @@ class Tracker:
                 _refill(old, value)  # in place: other names may refer to it
             else:
                 self._namespace[name] = value
-        _set_random_state(own["random"])
+        set_random_state(own["random"])
 
     # --- plain values -------------------------------------------------------------------
 
@@ -187,26 +205,29 @@ class Tracker:
         return {
             name: value
             for name, value in self._namespace.items()
-            if not name.startswith("_") and type(value) in _PLAIN and id(value) not in tracked
+            if not name.startswith("_")
+            and (type(value) in _PLAIN or isinstance(value, np.generic))
+            and id(value) not in tracked
         }
 
     def _changed(self) -> dict[str, Any]:
         changed = {}
         for name, value in self._plain().items():
-            text = repr(value)
-            tensors = _tensor_bytes(value)
-            # A tensor's repr is rounded: what holds tensors always counts as changed.
-            if text == self._baseline.get(name) and not 0 < tensors <= _PLAIN_LIMIT:
-                continue
-            if len(text) + tensors > _PLAIN_LIMIT:
-                self._note(f"{name!r} is too large to be kept in checkpoints: run.track a tensor.")
-                continue
             try:
-                flatten(map_tensors(value, lambda t: to_leaf(t.detach().cpu())), "plain")
+                plain = map_tensors(value, lambda t: t.detach().cpu().clone())
+                _, leaves = flatten(map_tensors(plain, to_leaf), "plain")
             except (CannotStore, RecursionError):
-                self._note(f"{name!r} holds more than plain values: not kept in checkpoints.")
+                if repr(value) != self._baseline.get(name):
+                    self._note(f"{name!r} holds more than plain values: not kept in checkpoints.")
                 continue
-            changed[name] = map_tensors(value, lambda t: t.detach().cpu().clone())
+            text, nbytes = repr(value), sum(leaf.array.nbytes for leaf in leaves.values())
+            # The repr of tensors and arrays is rounded: what holds any always counts as changed.
+            if text == self._baseline.get(name) and not 0 < nbytes <= _PLAIN_LIMIT:
+                continue
+            if len(text) + nbytes > _PLAIN_LIMIT:
+                self._note(f"{name!r} is too large to be kept unasked: run.track({name}={name}).")
+                continue
+            changed[name] = plain
         return changed
 
 
@@ -273,13 +294,12 @@ def _fresh(leaf: TensorLeaf) -> Any:
     return from_leaf(TensorLeaf(leaf.array.copy(), leaf.torch_dtype))
 
 
-def _tensor_bytes(value: Any) -> int:
-    found: list[int] = []
-    try:
-        map_tensors(value, lambda tensor: found.append(tensor.nbytes))
-    except RecursionError:
-        return 0  # it contains itself: `flatten` will refuse it
-    return sum(found)
+def _detached(leaves: dict[str, TensorLeaf]) -> dict[str, TensorLeaf]:
+    """Return leaves with numpy arrays copied (tensors were): the loop may change its own."""
+    return {
+        name: TensorLeaf(leaf.array.copy(), None) if leaf.torch_dtype is None else leaf
+        for name, leaf in leaves.items()
+    }
 
 
 def _has_state(value: Any) -> bool:
@@ -320,25 +340,6 @@ def _give_back(value: Any, state: Any) -> None:
 def _refill(value: Any, content: Any) -> None:
     value.clear()
     (value.extend if isinstance(value, list) else value.update)(content)
-
-
-def _random_state() -> dict[str, Any]:
-    state: dict[str, Any] = {
-        "python": random.getstate(),
-        "numpy": np.random.get_state(),
-        "torch": torch.get_rng_state(),
-    }
-    if torch.cuda.is_initialized():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def _set_random_state(state: Mapping[str, Any]) -> None:
-    random.setstate(state["python"])
-    np.random.set_state(state["numpy"])
-    torch.set_rng_state(state["torch"])
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
 
 
 def _copy_all(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> None:

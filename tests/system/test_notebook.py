@@ -203,6 +203,7 @@ def test_one_run_has_one_job_at_a_time(client: Client, kernel: Kernel) -> None:
     assert "busy#1" in again.error
     resumed = kernel.run("%resilient resume busy")
     assert "AlreadyRunning" in resumed.error
+    wait(client, "busy", lambda view: view.step >= 3)
     assert "is cancelled" in kernel.run("%resilient cancel busy").text
     head = client.resolve("busy").step
     assert f"goes on from step {head}" in kernel.run("%resilient resume busy").text

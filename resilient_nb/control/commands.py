@@ -188,6 +188,8 @@ class Commands:
     def _start_point(self, name: str, request: rq.Submit) -> tuple[list[ev.Event], str]:
         """Return the events that make the run and set its head, and what to tell the user."""
         now = self._engine.now()
+        if request.fork is not None and name in self._known():
+            return self._fork_again(self._run(name), request.fork)
         if request.fork is not None:
             origin = self._new_fork(request.fork, name)
             return [ev.RunCreated(now, name, origin.id)], f"Forked from {request.fork}."
@@ -209,6 +211,15 @@ class Commands:
             text = f"{head.job} had finished: starts over; earlier checkpoints are kept."
             return [ev.HeadMoved(now, name, None)], text
         return [], f"Goes on from step {head.step} (--resume never starts over)."
+
+    def _fork_again(self, run: Run, ref: str) -> tuple[list[ev.Event], str]:
+        """The cell of a fork is run again: it starts over where the fork began."""
+        origin = self.resolve(ref)
+        if run.forked_from != origin.id:
+            raise Conflict(f"Run {run.name} exists already: fork under another name.")
+        self._check_idle(run)
+        events: list[ev.Event] = [ev.HeadMoved(self._engine.now(), run.name, origin.id)]
+        return events, f"Starts over from {ref}; earlier checkpoints are kept."
 
     def _is_end(self, head: Checkpoint) -> bool:
         """Whether a checkpoint is the last of a job that succeeded: nothing is left to do."""

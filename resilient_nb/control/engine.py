@@ -379,9 +379,12 @@ class Engine:
     # --- endings ------------------------------------------------------------------------
 
     def _end(self, job: Job, end: RankEnd) -> None:
-        if not end.step:
+        if end.error is None and end.outcome in (Outcome.EXITED, Outcome.LOST):
+            # It said nothing itself, and the last sample can be older than the newest checkpoint.
+            head = self.world.runs[job.run].head
+            reached = self.world.checkpoint(head).step if head else 0
             rows = {row.rank: row.step for row in self.live.of(job.id).ranks}
-            end = replace(end, step=rows.get(end.rank, 0))
+            end = replace(end, step=max(end.step, rows.get(end.rank, 0), reached))
         self.record(ev.RankEnded(self.now(), job.id, job.epoch, end))
 
     def _conclude(self, job: Job) -> None:

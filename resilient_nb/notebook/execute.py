@@ -57,7 +57,8 @@ def _said(text: str, shell: Any) -> str | None:
     """Print in a notebook, where a returned string would be shown as a repr."""
     if shell is None:
         return text
-    print(text)
+    if text:
+        print(text)
     return None
 
 
@@ -159,7 +160,7 @@ def _checkpoints(arguments: Arguments) -> Rich[Any]:
 def _tag(arguments: Arguments) -> str:
     ref, tag = str(arguments["ref"]), str(arguments["tag"])
     view = connection.current().tag(ref, tag)
-    return f"{view.name}@{tag} is now {view.tags[tag].partition('/')[2]}."
+    return f"{view.name}@{tag} is now {connection.current().resolve(f'{view.name}@{tag}').ref}."
 
 
 def _fork(arguments: Arguments) -> str:

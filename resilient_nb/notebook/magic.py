@@ -9,7 +9,7 @@ from typing import Any
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class
 
 from resilient_nb import connection
-from resilient_nb.api import Job
+from resilient_nb.api import Job, Run
 from resilient_nb.client import Client
 from resilient_nb.cluster import embedded
 from resilient_nb.config import Settings, load_settings
@@ -66,7 +66,11 @@ class ResilientMagics(Magics):
     @line_magic
     def resilient(self, line: str) -> Any:
         """Run a verb: `%resilient help` lists them."""
-        return execute(parse_line(line), self._shell)
+        command = parse_line(line)
+        shown = execute(command, self._shell)
+        if command.verb == "resume":
+            self._follow(Run(connection.current(), str(command.arguments["run"])).jobs[0])
+        return shown
 
     @cell_magic("resilient")  # type: ignore[arg-type]
     def submit(self, line: str, cell: str) -> None:
@@ -105,11 +109,15 @@ class ResilientMagics(Magics):
         if submitted.message:
             print(f"{submitted.job}: {submitted.message}")
         job = Job(client, submitted.job)
-        self._shell.user_ns["job"] = job
-        self.pending.add(job, options.out)
-        panel = live_panel(job).start()
+        panel = self._follow(job, options.out)
         if options.wait or (settings.wait and not options.detach):
             self._wait(job, panel)
+
+    def _follow(self, job: Job, out: tuple[str, ...] | None = None) -> LivePanel:
+        """Make a job the notebook's `job`, expect its names, and show its panel here."""
+        self._shell.user_ns["job"] = job
+        self.pending.add(job, job.view.out if out is None else out)
+        return live_panel(job).start()
 
     def _wait(self, job: Job, panel: LivePanel) -> None:
         try:

@@ -63,6 +63,9 @@ class Boundary:
         self._uncommitted: int | None = None
         self._requested: str | None = None
         self._wanted = False
+        # Where the last step ended; `_position` is set where a loop was left by `break`.
+        self._last: tuple[int, Place] | None = None
+        self._position: dict[str, int] | None = None
         self._began = time.monotonic()
         telemetry.step = self.step
         self._updated = False  # whether an optimizer has stepped since the last boundary
@@ -115,7 +118,7 @@ class Boundary:
             start = Place(place["epoch"], place["batch"])
             self._stored.forget()
             self._stored = None
-        self._in_loop, self._updated = True, False
+        self._in_loop, self._updated, self._position = True, False, None
         return start
 
     def _begin(self, loop: int) -> None:
@@ -138,9 +141,13 @@ class Boundary:
         self._tracker.restore_own(self._stored)
 
     def exit(self) -> None:
-        """A loop has ended, or was left by `break`."""
+        """A loop has ended, or was left."""
         self._in_loop = False
-        if self._updated:  # the turn that `break` cut short had made its update
+
+    def cut(self, loop: int) -> None:
+        """A loop was left by `break`: it is over, and its last turn counts if it updated."""
+        self._position = {"loop": loop + 1, "epoch": 0, "batch": 0}
+        if self._updated:
             self._updated = False
             self.step += 1
             self._telemetry.step = self.step
@@ -155,8 +162,9 @@ class Boundary:
         self.step = step = self.step + 1
         self._updated = False
         self._telemetry.step = step
+        self._last = (loop, after)
         if step >= self._due or self._wanted or self.leaving:
-            self._look({"loop": loop, "epoch": after.epoch, "batch": after.batch})
+            self._look(self._here())
 
     @property
     def total(self) -> int | None:
@@ -199,8 +207,13 @@ class Boundary:
             self._wanted or self._interval.steps is not None or self._interval.seconds is not None
         )
         if wanted and self._tracker.names and self.step and self._stored is None:
-            self._save({"loop": loops, "epoch": 0, "batch": 0})
+            # In the last loop, not after it: with more epochs, a resumed run trains on.
+            self._save(self._position or self._here())
         self._settle()
+
+    def _here(self) -> dict[str, int]:
+        loop, after = self._last or (0, Place())
+        return {"loop": loop, "epoch": after.epoch, "batch": after.batch}
 
     def _settle(self) -> None:
         """Wait until what was saved is written and, on rank 0, committed."""

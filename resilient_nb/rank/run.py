@@ -124,6 +124,9 @@ class Run:
                     averaging.weight = batch.weight
                 yield batch.value
                 boundary.step_done(loop, batch.after)
+        except GeneratorExit:
+            boundary.cut(loop)
+            raise
         finally:
             if averaging is not None:
                 averaging.weight = 1.0 / self.world_size
@@ -145,6 +148,9 @@ class Run:
             for number in range(start.batch, count):
                 yield number
                 boundary.step_done(loop, Place(0, number + 1))
+        except GeneratorExit:
+            boundary.cut(loop)
+            raise
         finally:
             boundary.exit()
 

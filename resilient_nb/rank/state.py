@@ -212,7 +212,10 @@ class Tracker:
 
     def _changed(self) -> dict[str, Any]:
         changed = {}
+        tracked = {id(t) for m in self.modules() for t in (*m.parameters(), *m.buffers())}
         for name, value in self._plain().items():
+            if _holds_any(value, tracked):
+                continue  # an optimizer's group, say: kept with what is tracked
             try:
                 plain = map_tensors(value, lambda t: t.detach().cpu().clone())
                 _, leaves = flatten(map_tensors(plain, to_leaf), "plain")
@@ -292,6 +295,15 @@ class _Lookup(Mapping[str, TensorLeaf]):
 def _fresh(leaf: TensorLeaf) -> Any:
     # A copy: the leaf may be given back a second time, at the place in the loop.
     return from_leaf(TensorLeaf(leaf.array.copy(), leaf.torch_dtype))
+
+
+def _holds_any(value: Any, tensors: set[int]) -> bool:
+    found: list[bool] = []
+    try:
+        map_tensors(value, lambda tensor: found.append(id(tensor) in tensors))
+    except RecursionError:
+        return False
+    return any(found)
 
 
 def _detached(leaves: dict[str, TensorLeaf]) -> dict[str, TensorLeaf]:

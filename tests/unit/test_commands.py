@@ -226,7 +226,18 @@ def test_a_fork_by_submit_begins_at_the_reference(desk: Desk) -> None:
     assert desk.head("wide") == "digits/00000020-e1"
     assert desk.head() == "digits/00000040-e1"
     with pytest.raises(Conflict, match="wide exists already: fork under another name"):
+        desk.submit("wide", fork="digits@40")
+
+
+def test_the_cell_of_a_fork_run_again_starts_over_where_it_began(desk: Desk) -> None:
+    desk.done(20, 40)
+    job = desk.submit("wide", fork="digits@20").job
+    with pytest.raises(AlreadyRunning):
         desk.submit("wide", fork="digits@20")
+    desk.begin(job)
+    desk.end(job)
+    again = desk.submit("wide", fork="digits@20")
+    assert (again.job, again.resumes_from) == ("wide#2", 20)
 
 
 def test_the_head_after_a_retry_is_what_the_next_attempt_starts_from(desk: Desk) -> None:

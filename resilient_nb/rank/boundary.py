@@ -133,6 +133,8 @@ class Boundary:
         elif self._place["loop"] > loop:
             self._tracker.restore(self._stored)  # for what the cell does between loops
         self._tracker.mark()
+        if self._stored is not None:
+            self._tracker.fill(self._stored)
         self._schedule()
 
     def _restore_all(self) -> None:

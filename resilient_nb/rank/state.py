@@ -136,7 +136,7 @@ class Tracker:
 
     def mark(self) -> None:
         """Remember plain values as they are before the first step."""
-        self._baseline = {name: repr(value) for name, value in self._plain().items()}
+        self._baseline = {name: _look(value) for name, value in self._plain().items()}
 
     # --- out ----------------------------------------------------------------------------
 
@@ -198,6 +198,11 @@ class Tracker:
                 self._namespace[name] = value
         set_random_state(own["random"])
 
+    def fill(self, stored: Stored) -> None:
+        """Define names that a loop had made, for code after it: the loop itself is skipped."""
+        for name, value in stored.own()["plain"].items():
+            self._namespace.setdefault(name, value)
+
     # --- plain values -------------------------------------------------------------------
 
     def _plain(self) -> dict[str, Any]:
@@ -206,7 +211,8 @@ class Tracker:
             name: value
             for name, value in self._namespace.items()
             if not name.startswith("_")
-            and (type(value) in _PLAIN or isinstance(value, np.generic))
+            and not isinstance(value, nn.Parameter)
+            and (type(value) in _PLAIN or isinstance(value, (np.generic, torch.Tensor)))
             and id(value) not in tracked
         }
 
@@ -214,18 +220,24 @@ class Tracker:
         changed = {}
         tracked = {id(t) for m in self.modules() for t in (*m.parameters(), *m.buffers())}
         for name, value in self._plain().items():
-            if _holds_any(value, tracked):
+            is_tensor = isinstance(value, torch.Tensor)
+            if is_tensor and (value.nbytes > _PLAIN_LIMIT or value.layout is not torch.strided):
+                continue  # the loop's batch, as a rule
+            if _holds_any(value, tracked) or (
+                is_tensor and _look(value) == self._baseline.get(name)
+            ):
                 continue  # an optimizer's group, say: kept with what is tracked
             try:
                 plain = map_tensors(value, lambda t: t.detach().cpu().clone())
                 _, leaves = flatten(map_tensors(plain, to_leaf), "plain")
-            except (CannotStore, RecursionError):
-                if repr(value) != self._baseline.get(name):
+            except (CannotStore, RecursionError, TypeError, RuntimeError):
+                if _look(value) != self._baseline.get(name):
                     self._note(f"{name!r} holds more than plain values: not kept in checkpoints.")
                 continue
-            text, nbytes = repr(value), sum(leaf.array.nbytes for leaf in leaves.values())
-            # The repr of tensors and arrays is rounded: what holds any always counts as changed.
-            if text == self._baseline.get(name) and not 0 < nbytes <= _PLAIN_LIMIT:
+            text, nbytes = _look(value), sum(leaf.array.nbytes for leaf in leaves.values())
+            # The repr of arrays is rounded: a list or dict with any always counts as changed.
+            held = not is_tensor and 0 < nbytes <= _PLAIN_LIMIT
+            if text == self._baseline.get(name) and not held:
                 continue
             if len(text) + nbytes > _PLAIN_LIMIT:
                 self._note(f"{name!r} is too large to be kept unasked: run.track({name}={name}).")
@@ -295,6 +307,13 @@ class _Lookup(Mapping[str, TensorLeaf]):
 def _fresh(leaf: TensorLeaf) -> Any:
     # A copy: the leaf may be given back a second time, at the place in the loop.
     return from_leaf(TensorLeaf(leaf.array.copy(), leaf.torch_dtype))
+
+
+def _look(value: Any) -> str:
+    """Return a text that differs if a plain value, or a tensor by itself, has changed."""
+    if isinstance(value, torch.Tensor):
+        return f"tensor {id(value)} {value._version}"
+    return repr(value)
 
 
 def _holds_any(value: Any, tensors: set[int]) -> bool:

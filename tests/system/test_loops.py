@@ -1,0 +1,98 @@
+"""What a cell may do around its loops, resumed in the middle."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from cells import finish, results, submit, wait
+from resilient_nb.api import Run
+from resilient_nb.client import Client
+from resilient_nb.core.model import Cell, Interval, JobSpec, JobState
+from resilient_nb.wire.requests import Submit
+
+OUTER = """
+import random, time, torch
+from torch import nn
+model = nn.Linear(4, 1)
+optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
+run.track(model=model, optimizer=optimizer)
+features = torch.randn(40, 4)
+data = torch.utils.data.TensorDataset(features, features.sum(1, keepdim=True))
+orders, drawn, best = [], [], None
+for epoch in range(4):
+    order = []
+    for x, y in run.batches(data, batch_size=8, shuffle=True):
+        loss = (model(x) - y).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        order.append(round(x.sum().item(), 4))
+        time.sleep({pause})
+    orders.append(order)
+    drawn.append(random.random())
+    best = loss.item() if best is None else min(best, loss.item())
+weight = model.weight.detach().clone()
+"""
+
+
+def test_a_plain_loop_over_epochs_resumes_in_the_third(client: Client) -> None:
+    out = ("orders", "drawn", "best", "weight")
+    calm = finish(client, submit(client, "epochs-calm", OUTER.format(pause=0), 2, out)).id
+    job = submit(client, "epochs", OUTER.format(pause=0.05), 2, out, Interval(steps=3))
+    view = wait(client, job, lambda v: v.step >= 13)
+    os.kill(view.ranks[0].pid, signal.SIGKILL)
+    assert finish(client, job).attempts == 2
+    ours, theirs = results(client, job), results(client, calm)
+    assert ours["weight"].equal(theirs["weight"])
+    assert (ours["best"], ours["drawn"]) == (theirs["best"], theirs["drawn"])
+    # What ran again before the place of the checkpoint was overwritten by what was stored.
+    assert ours["orders"] == theirs["orders"]
+    assert len({tuple(order) for order in theirs["orders"]}) == 4, "each epoch has its own order"
+
+
+LONGER = """
+import torch
+model = torch.nn.Linear(2, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for _ in run.steps({steps}):
+    loss = model(torch.randn(4, 2)).square().mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    if run.step == {stop}:
+        run.checkpoint(tag="last")
+        break
+weight = model.weight.detach().clone()
+"""
+
+
+def test_a_finished_run_trains_longer(client: Client) -> None:
+    whole = submit(client, "whole", LONGER.format(steps=20, stop=99), 1, ("weight",))
+    finish(client, whole)
+    for every in (5, 7):
+        name = f"longer-{every}"
+        first = LONGER.format(steps=10, stop=99)
+        finish(client, submit(client, name, first, 1, ("weight",), Interval(steps=every)))
+        spec = JobSpec(
+            Cell(LONGER.format(steps=20, stop=99)), out=("weight",), interval=Interval(steps=5)
+        )
+        more = client.submit(Submit(name, spec, f"more-{every}", resume=f"{name}@10")).job
+        assert finish(client, more).step == 20
+        assert results(client, more)["weight"].equal(results(client, whole)["weight"])
+
+
+def test_a_broken_loop_keeps_and_tags_its_last_update(client: Client) -> None:
+    job = submit(client, "broken", LONGER.format(steps=50, stop=11), 1, ("weight",))
+    view = finish(client, job)
+    assert view.state is JobState.SUCCEEDED
+    assert view.step == 12
+    state = Run(client, "broken").load("last", only="model")
+    assert state["weight"].equal(results(client, job)["weight"])
+
+
+def test_nested_loops_are_refused(client: Client) -> None:
+    nested = "for a in run.steps(2):\n    for b in run.steps(2):\n        pass"
+    view = finish(client, submit(client, "nested", nested, 1))
+    assert view.state is JobState.FAILED
+    assert "inside one another" in view.failures[-1].message

@@ -50,7 +50,8 @@ def up(settings: Settings, workers: int | None, say: Say) -> ClusterView:
         InvalidRequest: the number of workers can't be right.
         ClusterUnreachable: it didn't start; the message ends with its log.
     """
-    count = workers if workers is not None else max(1, min(4, os.cpu_count() or 1))
+    # Two at least, so that the examples run everywhere.
+    count = workers if workers is not None else max(2, min(4, os.cpu_count() or 2))
     if count < 1 or count > 256:
         raise InvalidRequest(f"--workers {count}: a local cluster has 1 to 256 workers.")
     record = find(settings)

@@ -8,6 +8,9 @@ READY := $(VENV)/.ready
 # The CPU build of torch, where pip knows one, is small; any later pip resolution keeps it.
 TORCH ?= torch==2.13.0
 
+# Options for `make lab`; root (in a container, say) must be allowed by name.
+LAB ?= $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
+
 .PHONY: demo test unit lab bench lint clean
 
 demo: $(READY)
@@ -35,7 +38,7 @@ lint: $(READY)
 
 lab: $(READY)
 	$(BIN)/python -m pip install --quiet -e ".[lab]"
-	$(BIN)/jupyter lab notebooks/quickstart.ipynb
+	$(BIN)/jupyter lab $(LAB) notebooks/quickstart.ipynb
 
 bench: $(READY)
 	$(BIN)/python tests/benchmarks/$(NAME).py

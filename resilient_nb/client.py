@@ -22,7 +22,7 @@ from distributed.security import Security
 from resilient_nb.core.views import CheckpointView, ClusterView, JobView, RunView
 from resilient_nb.errors import ClusterUnreachable, InvalidRequest, from_wire
 from resilient_nb.wire import requests as rq
-from resilient_nb.wire.codec import PROTOCOL, build
+from resilient_nb.wire.codec import PROTOCOL, REQUEST, build
 
 T = TypeVar("T")
 
@@ -105,7 +105,7 @@ class Client:
                     f"{self.address!r} is no Dask address ({error}). It looks like "
                     "tcp://host:8786 or tls://host:8786."
                 ) from error
-        reply = await self._rpc.resilient_request(protocol=PROTOCOL, request=request)
+        reply = await getattr(self._rpc, REQUEST)(protocol=PROTOCOL, request=request)
         if reply is None:
             raise ClusterUnreachable(
                 f"The Dask cluster at {self.address} runs without resilient_nb. Start scheduler "

@@ -14,7 +14,7 @@ from resilient_nb.agent.link import SupervisorLink
 from resilient_nb.agent.tails import Tails
 from resilient_nb.config import Settings, load_settings
 from resilient_nb.supervisor.place import Place
-from resilient_nb.wire.codec import PROTOCOL, build, plain
+from resilient_nb.wire.codec import ORDER, PROTOCOL, REPORT, build, plain
 from resilient_nb.wire.orders import (
     ORDERS,
     Acknowledge,
@@ -28,7 +28,6 @@ logger = logging.getLogger(__name__)
 
 #: What the supervisor preloads and ranks run.
 RANK_ENTRY = "resilient_nb.rank.process:main"
-ORDER = "resilient_order"
 _BUSY, _IDLE = 0.25, 1.0
 
 
@@ -126,7 +125,7 @@ class AgentPlugin(WorkerPlugin):
             await asyncio.sleep(_IDLE)
 
     async def _call(self, report: Report) -> dict[str, Any] | None:
-        reply: dict[str, Any] | None = await self._worker.scheduler.resilient_report(
+        reply: dict[str, Any] | None = await getattr(self._worker.scheduler, REPORT)(
             protocol=PROTOCOL, report=plain(report)
         )
         return reply

@@ -23,13 +23,10 @@ from resilient_nb.core.events import ClusterCreated
 from resilient_nb.errors import ResilientError, VersionMismatch
 from resilient_nb.storage.journal import SqliteJournal
 from resilient_nb.wire import requests as rq
-from resilient_nb.wire.codec import PROTOCOL, build, plain
+from resilient_nb.wire.codec import ORDER, PROTOCOL, REPORT, REQUEST, build, plain
 from resilient_nb.wire.orders import ORDERS, Report
 
 logger = logging.getLogger(__name__)
-
-#: Names on Dask's wire.
-REQUEST, REPORT, ORDER = "resilient_request", "resilient_report", "resilient_order"
 
 
 class Feed:

@@ -19,6 +19,9 @@ from resilient_nb.errors import CheckpointError, JobCancelled, JobFailed
 from resilient_nb.results import loads
 from resilient_nb.wire import requests as rq
 
+#: How much of a rank's output a panel shows, in bytes.
+_TAIL = 2000
+
 
 def connect(address: str | None = None) -> Client:
     """Return the client of the cluster in use; with an address, connect to that one first."""
@@ -182,6 +185,10 @@ class Job:
             parts.append(piece.data)
             end += len(piece.data)
         return b"".join(parts)
+
+    def tail(self) -> str:
+        """Return the end of rank 0's output, as panels show it."""
+        return self.log_bytes(offset=-_TAIL).decode(errors="replace")
 
     def _follow(self, rank: int, epoch: int | None) -> None:
         seen, offset, at = -1, 0, epoch

@@ -71,6 +71,11 @@ class Interval:
     steps: int | None = None
     seconds: float | None = None
 
+    def __str__(self) -> str:
+        if self.steps is not None:
+            return "1 step" if self.steps == 1 else f"{self.steps} steps"
+        return "never" if self.seconds is None else f"{self.seconds:g}s"
+
 
 @dataclass(frozen=True)
 class Cell:

@@ -12,11 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from resilient_nb.core.model import Interval
 from resilient_nb.errors import CannotCapture, InvalidRequest
 from resilient_nb.notebook.culprit import explain, find_culprit
 from resilient_nb.notebook.dataflow import CellNames, analyse
 from resilient_nb.notebook.namespace import RUNTIME, Notebook, is_history
-from resilient_nb.notebook.options import CellOptions, Interval
+from resilient_nb.notebook.options import CellOptions
 from resilient_nb.notebook.pickling import Pickled, pickled, sizes
 from resilient_nb.notebook.summary import describe
 from resilient_nb.notebook.values import did_you_mean

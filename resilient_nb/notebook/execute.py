@@ -97,8 +97,7 @@ def _job(arguments: Arguments) -> Job:
 
 def _show(arguments: Arguments) -> Rich[JobView]:
     job = _job(arguments)
-    tail = job.log_bytes(offset=-2000).decode(errors="replace")
-    view = job.view
+    tail, view = job.tail(), job.view
     return Rich(panel_text(view, tail), panel_html(view, tail), view)
 
 

@@ -13,7 +13,7 @@ from resilient_nb.api import Job, Run
 from resilient_nb.client import Client
 from resilient_nb.cluster import embedded
 from resilient_nb.config import Settings, load_settings
-from resilient_nb.core.model import Cell, Interval, JobSpec, Priority
+from resilient_nb.core.model import Cell, JobSpec, Priority
 from resilient_nb.errors import ClusterUnreachable, InvalidRequest, ResilientError
 from resilient_nb.notebook.capture import (
     Capture,
@@ -35,9 +35,6 @@ from resilient_nb.notebook.options import (
 )
 from resilient_nb.notebook.pending import Pending
 from resilient_nb.wire.requests import Submit
-
-#: How much of rank 0's output the panel shows, in bytes.
-_TAIL = 2000
 
 
 def register(shell: Any) -> None:
@@ -148,11 +145,7 @@ class ResilientMagics(Magics):
 
 def live_panel(job: Job) -> LivePanel:
     """Return a panel for a job, not yet started."""
-
-    def tail() -> str:
-        return job.log_bytes(offset=-_TAIL).decode(errors="replace")
-
-    return LivePanel(job.watch, job.id, tail=tail)
+    return LivePanel(job.watch, job.id, tail=job.tail)
 
 
 def current_or_new(settings: Settings) -> Client:
@@ -182,7 +175,7 @@ def _spec(
         cell=Cell(source, label, label, dict(captured.sources)),
         workers=options.workers,
         priority=Priority(options.priority),
-        interval=Interval(options.checkpoint_every.steps, options.checkpoint_every.seconds),
+        interval=options.checkpoint_every,
         retries=options.retries,
         seed=options.seed,
         out=options.out,

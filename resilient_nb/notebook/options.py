@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import Literal, NoReturn
 
+from resilient_nb.core.model import Interval
 from resilient_nb.core.names import Reference
 from resilient_nb.errors import InvalidRequest
-from resilient_nb.notebook.values import EVERY_30_S, Interval, Resume, did_you_mean, is_number
+from resilient_nb.notebook.values import EVERY_30_S, Resume, did_you_mean, is_number
 from resilient_nb.notebook.verbs import CELL, NOT_YET_OPTIONS, NOT_YET_VERBS, VERBS, Parsed, Verb
 
 __all__ = [

@@ -9,10 +9,10 @@ from __future__ import annotations
 import keyword
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal
 
+from resilient_nb.core.model import Interval
 from resilient_nb.core.names import Reference, check_name, parse_reference, split_job
 from resilient_nb.errors import InvalidRequest
 
@@ -24,19 +24,6 @@ PRIORITIES = ("low", "normal", "high", "urgent")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)\Z")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _ELASTIC = re.compile(r"\d*:\d*\Z")
-
-
-@dataclass(frozen=True)
-class Interval:
-    """How often to checkpoint: every `steps`, or every `seconds`, or (neither) never."""
-
-    steps: int | None = None
-    seconds: float | None = None
-
-    def __str__(self) -> str:
-        if self.steps is not None:
-            return "1 step" if self.steps == 1 else f"{self.steps} steps"
-        return "never" if self.seconds is None else f"{self.seconds:g}s"
 
 
 EVERY_30_S = Interval(seconds=30.0)

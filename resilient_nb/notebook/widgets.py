@@ -202,9 +202,4 @@ def panel(job: Job | str) -> JobWidget:
     if isinstance(job, str):
         client = current()
         job = Job(client, client.watch(job, timeout=0.0).job.id)
-    known = job
-
-    def tail() -> str:
-        return known.log_bytes(offset=-2000).decode(errors="replace")
-
-    return JobWidget(known, known.watch, known.id, tail=tail)
+    return JobWidget(job, job.watch, job.id, tail=job.tail)

@@ -11,7 +11,7 @@ TORCH ?= torch==2.13.0
 # Options for `make lab`; root (in a container, say) must be allowed by name.
 LAB ?= $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
 
-.PHONY: demo test unit lab bench lint clean
+.PHONY: demo test unit lab bench soak lint clean
 
 demo: $(READY)
 	$(BIN)/python tests/demo.py
@@ -39,6 +39,11 @@ lint: $(READY)
 lab: $(READY)
 	$(BIN)/python -m pip install --quiet -e ".[lab]"
 	$(BIN)/jupyter lab $(LAB) notebooks/quickstart.ipynb
+
+# JOBS random jobs of three users on four slots, with kills and preemptions (ten minutes for 300).
+JOBS ?= 300
+soak: $(READY)
+	RESILIENT_NB_SOAK=$(JOBS) $(BIN)/python -m pytest -s tests/system/test_soak.py
 
 bench: $(READY)
 	$(BIN)/python tests/benchmarks/$(NAME).py

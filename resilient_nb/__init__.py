@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from resilient_nb._version import __version__
 
 if TYPE_CHECKING:
-    from resilient_nb.api import connect, fork, jobs, load, run, runs
+    from resilient_nb.api import connect, fork, jobs, load, queue, run, runs
     from resilient_nb.errors import ResilientError
     from resilient_nb.notebook.widgets import panel
 
@@ -23,6 +23,7 @@ __all__ = [
     "jobs",
     "load",
     "panel",
+    "queue",
     "run",
     "runs",
 ]
@@ -58,9 +59,8 @@ async def dask_setup(server: Any) -> None:
     if isinstance(server, Scheduler):
         from resilient_nb.control.plugin import ControlPlugin
 
-        plugin = ControlPlugin()
-        await plugin.start(server)
-        server.add_plugin(plugin)
+        # Dask starts the plugins that are there when it has called all preloads.
+        server.add_plugin(ControlPlugin())
     elif isinstance(server, Worker):
         from resilient_nb.agent.plugin import AgentPlugin
 

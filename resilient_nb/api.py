@@ -10,11 +10,11 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 from resilient_nb import connection
-from resilient_nb.client import Client
+from resilient_nb.client import Client, Tls
 from resilient_nb.core.explain import failure_text
 from resilient_nb.core.model import JobState
 from resilient_nb.core.names import parse_reference
-from resilient_nb.core.views import CheckpointView, JobView, RunView
+from resilient_nb.core.views import CheckpointView, JobView, QueueReport, RunView, WhyReport
 from resilient_nb.errors import CheckpointError, JobCancelled, JobFailed
 from resilient_nb.results import loads
 from resilient_nb.wire import requests as rq
@@ -23,10 +23,19 @@ from resilient_nb.wire import requests as rq
 _TAIL = 2000
 
 
-def connect(address: str | None = None) -> Client:
-    """Return the client of the cluster in use; with an address, connect to that one first."""
+def connect(
+    address: str | None = None, *, ca_file: str = "", cert: str = "", key: str = ""
+) -> Client:
+    """Return the client of the cluster in use; with an address, connect to that one first.
+
+    Args:
+        address: the scheduler's, `tcp://host:8786` or `tls://host:8786`.
+        ca_file: PEM file for `tls://`; what is left out comes from Dask's configuration.
+        cert: PEM file of your certificate.
+        key: PEM file of its key, if the certificate's has none.
+    """
     if address is not None:
-        connection.connect(address)
+        connection.connect(address, Tls(ca_file, cert, key))
     return connection.current()
 
 
@@ -34,6 +43,11 @@ def jobs(run: str | None = None) -> list[Job]:
     """Return jobs, newest first, of one run or of all."""
     client = connection.current()
     return [Job(client, view.id, view) for view in client.jobs(run)]
+
+
+def queue() -> QueueReport:
+    """Return who runs, who waits and for what, and everybody's share of the cluster."""
+    return connection.current().queue()
 
 
 def runs() -> list[Run]:
@@ -209,6 +223,20 @@ class Job:
         """Ask the job to checkpoint and end; it can be resumed."""
         self._view = self._client.cancel(self.id)
         return self._view
+
+    def restart(self) -> JobView:
+        """End the ranks of a stuck job at once; it starts again from its last checkpoint.
+
+        Raises:
+            InvalidRequest: it doesn't run.
+            NotAllowed: it is somebody else's, and you are no administrator.
+        """
+        self._view = self._client.restart(self.id, self.view.epoch)
+        return self._view
+
+    def why(self) -> WhyReport:
+        """Return what holds the job, when it is expected to start, and what would help."""
+        return self._client.why(self.id)
 
     # What the panel's buttons call.
 

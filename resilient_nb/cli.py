@@ -14,7 +14,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one verb; return 0, 1 if it could not be done, or 2 if the request was wrong."""
     words = sys.argv[1:] if arguments is None else arguments
     try:
-        shown = execute(parse_arguments(words))
+        shown = (
+            _simulate(words[1:]) if words[:1] == ["simulate"] else execute(parse_arguments(words))
+        )
         if shown is not None and str(shown):
             print(shown)
         return 0
@@ -29,6 +31,13 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _simulate(words: list[str]) -> str:
+    """Run the simulator; it needs numpy and no cluster, so only this verb imports it."""
+    from resilient_nb.simulator.command import main as simulate
+
+    return simulate(words)
 
 
 if __name__ == "__main__":

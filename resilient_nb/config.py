@@ -32,6 +32,9 @@ class Settings:
     adopt_grace: float = 30.0  # a silent host's ranks count as lost after this
     orphan_grace: float = 300.0  # ranks that no control plane adopts end after this
     wait: bool = False  # every cell waits for its job (nbval, papermill)
+    policy: str = ""  # the administrator's policy file; "": policy.toml in the home
+    hub_api: str = ""  # JupyterHub's API, asked who a token belongs to; "": there is no Hub
+    owner: str = ""  # the OS user that an embedded cluster belongs to (set by its watchdog)
 
     @property
     def runs(self) -> Path:
@@ -45,6 +48,11 @@ class Settings:
     @property
     def journal(self) -> Path:
         return self.home / "journal.db"
+
+    @property
+    def policy_file(self) -> Path:
+        """What the administrator decides; see `control.policy_file`."""
+        return Path(self.policy or self.home / "policy.toml").expanduser().absolute()
 
     @property
     def logs(self) -> Path:

@@ -5,20 +5,20 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 
 import distributed
 from distributed.core import rpc
-from distributed.security import Security
 
-from resilient_nb.client import Client
+from resilient_nb.client import NO_TLS, Client, Tls, security
 from resilient_nb.cluster import embedded
 from resilient_nb.config import Settings, load_settings
 from resilient_nb.core.views import ClusterView
 from resilient_nb.errors import ClusterUnreachable, ResilientError, VersionMismatch
 
-_clients: dict[str, Client] = {}
+_clients: dict[tuple[str, Tls], Client] = {}
 
 
 def current(settings: Settings | None = None) -> Client:
@@ -31,8 +31,9 @@ def current(settings: Settings | None = None) -> Client:
         ClusterUnreachable: there is none.
     """
     settings = settings or load_settings()
-    address = os.environ.get("RESILIENT_NB_ADDRESS") or _remembered(settings)
-    if address is None:
+    named = os.environ.get("RESILIENT_NB_ADDRESS")
+    address, tls = (named, NO_TLS) if named else _remembered(settings)
+    if not address:
         record = embedded.find(settings)
         if record is None:
             raise ClusterUnreachable(
@@ -40,30 +41,37 @@ def current(settings: Settings | None = None) -> Client:
                 "`connect ADDRESS`."
             )
         address = record.address
-    return _client(address)
+    return _client(address, tls)
 
 
-def connect(address: str) -> ClusterView:
+def connect(address: str, tls: Tls = NO_TLS) -> ClusterView:
     """Use the Dask cluster at `address` from now on, in later kernels and shells too.
 
     If its scheduler and workers were not started with `--preload resilient_nb`, the plugins are
     registered with it now; after a restart of its scheduler they must be again.
 
+    Args:
+        address: `tcp://host:8786` or `tls://host:8786`.
+        tls: certificates for `tls://`; what is left out comes from Dask's configuration.
+
     Raises:
         ClusterUnreachable: nothing answers there.
+        InvalidRequest: `tls://` without certificates, or with ones that can't be used.
         VersionMismatch: its Python or Dask is too different from this process's.
     """
-    client = Client(address, patience=5.0)
+    tls = _absolute(tls)
+    client = Client(address, patience=5.0, tls=tls)
     try:
         view = client.cluster()
     except ClusterUnreachable as error:
         if "without resilient_nb" not in str(error):
             raise
-        install(address)
+        install(address, tls)
         view = client.cluster()
     settings = load_settings()
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    _memory(settings).write_text(address)
+    lines = [address, *(f"{name}={value}" for name, value in asdict(tls).items() if value)]
+    _memory(settings).write_text("\n".join(lines))
     return view
 
 
@@ -72,14 +80,14 @@ def forget(settings: Settings) -> None:
     _memory(settings).unlink(missing_ok=True)
 
 
-def install(address: str) -> None:
+def install(address: str, tls: Tls = NO_TLS) -> None:
     """Register our plugins with a running Dask cluster.
 
     Raises:
         VersionMismatch: before anything is pickled, since a scheduler of another Python would
             crash on it.
     """
-    versions: Any = asyncio.run(_versions(address))
+    versions: Any = asyncio.run(_versions(address, tls))
     theirs, ours = versions["python"].split(".")[:2], [str(n) for n in sys.version_info[:2]]
     if theirs != ours:
         raise VersionMismatch(
@@ -90,7 +98,8 @@ def install(address: str) -> None:
     from resilient_nb.control.plugin import ControlPlugin
 
     try:
-        with distributed.Client(address, timeout=10, set_as_default=False) as dask:
+        safe = security(address, tls)
+        with distributed.Client(address, timeout=10, set_as_default=False, security=safe) as dask:
             dask.register_plugin(ControlPlugin())
             dask.register_plugin(AgentPlugin())
     except ImportError as error:
@@ -99,8 +108,8 @@ def install(address: str) -> None:
         ) from error
 
 
-async def _versions(address: str) -> dict[str, str]:
-    options = Security().get_connection_args("client")
+async def _versions(address: str, tls: Tls) -> dict[str, str]:
+    options = security(address, tls).get_connection_args("client")
     scheduler = rpc(address, connection_args=options, timeout=5)
     try:
         found = await scheduler.versions()
@@ -109,18 +118,25 @@ async def _versions(address: str) -> dict[str, str]:
         await scheduler.close_rpc()
 
 
-def _client(address: str) -> Client:
-    if address not in _clients:
-        _clients[address] = Client(address)
-    return _clients[address]
+def _client(address: str, tls: Tls) -> Client:
+    if (address, tls) not in _clients:
+        _clients[address, tls] = Client(address, tls=tls)
+    return _clients[address, tls]
+
+
+def _absolute(tls: Tls) -> Tls:
+    """Return the files' full names: a later shell may be elsewhere."""
+    return Tls(*(str(Path(f).expanduser().absolute()) if f else "" for f in astuple(tls)))
 
 
 def _memory(settings: Settings) -> Path:
     return settings.home / "address"
 
 
-def _remembered(settings: Settings) -> str | None:
+def _remembered(settings: Settings) -> tuple[str, Tls]:
+    """Return the address connected to last ("" if none), and its certificates."""
     try:
-        return _memory(settings).read_text().strip() or None
+        address, *files = _memory(settings).read_text().split("\n")
     except FileNotFoundError:
-        return None
+        return "", NO_TLS
+    return address.strip(), Tls(**dict(line.split("=", 1) for line in files if "=" in line))

@@ -35,6 +35,12 @@ class UnknownName(InvalidRequest):
     code = "unknown-name"
 
 
+class NotAllowed(ResilientError):
+    """This user may not do this: ask the owner or an administrator."""
+
+    code = "not-allowed"
+
+
 class CannotCapture(InvalidRequest):
     """A notebook name that the cell uses can't be sent to another process."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +32,15 @@ class Process:
             return process if alive and process.create_time() == self.started else None
         except psutil.NoSuchProcess:
             return None
+
+
+def os_user() -> str:
+    """Return the OS user of this process: by its number, whatever the environment says."""
+    number = os.getuid()
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:  # a container that runs under a number without a name
+        return f"uid-{number}"
 
 
 def start_detached(command: Sequence[str], output: Path, env: Mapping[str, str]) -> None:

@@ -11,6 +11,7 @@ from distributed import Status, Worker
 from distributed.diagnostics.plugin import WorkerPlugin
 
 from resilient_nb.agent.link import SupervisorLink
+from resilient_nb.agent.means import slot_of, store_free
 from resilient_nb.agent.tails import Tails
 from resilient_nb.config import Settings, load_settings
 from resilient_nb.supervisor.place import Place
@@ -29,6 +30,8 @@ logger = logging.getLogger(__name__)
 #: What the supervisor preloads and ranks run.
 RANK_ENTRY = "resilient_nb.rank.process:main"
 _BUSY, _IDLE = 0.25, 1.0
+#: Between looks at the free space of the store, in seconds.
+_DISK = 5.0
 
 
 class AgentPlugin(WorkerPlugin):
@@ -48,6 +51,8 @@ class AgentPlugin(WorkerPlugin):
         self._facts: dict[str, dict[str, Any]] = {}
         self._samples: dict[tuple[str, int, int], Sample] = {}
         self._speaks = self._warm = False
+        self._slot = slot_of(worker, self._config)
+        self._store_free: int | None = None
         self._news = asyncio.Event()
         worker.stream_handlers[ORDER] = self._order
         self._tasks = [asyncio.create_task(self._serve(), name="resilient_nb agent")]
@@ -100,6 +105,7 @@ class AgentPlugin(WorkerPlugin):
             place, lambda: place.start(RANK_ENTRY, self._config.orphan_grace), self._heard
         )
         self._tasks.append(asyncio.create_task(self._link.run(), name="resilient_nb link"))
+        self._tasks.append(asyncio.create_task(self._look(), name="resilient_nb disk"))
         while True:
             self._news.clear()
             try:
@@ -112,6 +118,12 @@ class AgentPlugin(WorkerPlugin):
                 await asyncio.sleep(_BUSY)
             if not again:
                 await self._pause()
+
+    async def _look(self) -> None:
+        """Look at the store's disk now and then, in a thread: a network's may hang."""
+        while True:
+            self._store_free = await asyncio.to_thread(store_free, self._config.store)
+            await asyncio.sleep(_DISK)
 
     async def _first_report(self) -> dict[str, Any]:
         """Say hello until a scheduler with our plugin answers."""
@@ -185,4 +197,6 @@ class AgentPlugin(WorkerPlugin):
             facts=tuple(facts.items()),
             samples=tuple(self._samples.values()),
             logs=tuple(logs),
+            slot=self._slot,
+            store_free=self._store_free,
         )

@@ -24,7 +24,7 @@ import psutil
 
 from resilient_nb.cluster.record import Lock, Record, read, write
 from resilient_nb.config import load_settings
-from resilient_nb.processes import Process
+from resilient_nb.processes import Process, os_user
 
 logger = logging.getLogger("resilient_nb.watchdog")
 
@@ -190,6 +190,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     old = read(settings.cluster_file)
     os.environ["RESILIENT_NB_MAX_WORKERS"] = str(workers * settings.slots)
+    os.environ["RESILIENT_NB_OWNER"] = os_user()
     Watchdog(settings.cluster_file, settings.logs, workers, old).run()
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from resilient_nb._version import __version__
+from resilient_nb.control.admission import Admission, is_admin
 from resilient_nb.control.engine import Engine
 from resilient_nb.core import events as ev
-from resilient_nb.core.model import Checkpoint, Job, JobSpec, JobState, Run, StopReason
-from resilient_nb.core.names import check_name, job_id, parse_reference, split_job
+from resilient_nb.core import lookup
+from resilient_nb.core.model import Checkpoint, Job, JobState, Run, StopReason
+from resilient_nb.core.names import check_name, job_id, parse_reference
 from resilient_nb.core.views import (
     CheckpointView,
     ClusterView,
@@ -24,6 +27,7 @@ from resilient_nb.errors import (
     CheckpointError,
     Conflict,
     InvalidRequest,
+    NotAllowed,
     UnknownName,
 )
 from resilient_nb.storage.blobs import BlobStore
@@ -37,13 +41,19 @@ class Commands:
         self._engine = engine
         self._address = address
         self._blobs = BlobStore(engine.settings.store / "blobs")
+        self._user = engine.settings.user  # who asks now
 
-    def __call__(self, request: Any) -> Any:
+    def __call__(self, request: Any, user: str) -> Any:
         """Return the answer that the request's class documents.
+
+        Args:
+            request: one of `wire.requests`.
+            user: who asks, as the server knows it; what the request itself says is not believed.
 
         Raises:
             ResilientError: for everything a user can mend.
         """
+        self._user = user
         match request:
             case rq.GetCluster():
                 return self._cluster()
@@ -53,6 +63,12 @@ class Commands:
                 return self._submit(request)
             case rq.Cancel():
                 return self._cancel(self.job(request.job))
+            case rq.Restart():
+                return self._restart(self.job(request.job), request.epoch)
+            case rq.GetQueue():
+                return self._engine.queue.report()
+            case rq.Why():
+                return self._engine.queue.why(self.job(request.job))
             case rq.Resume():
                 return self._resume(request)
             case rq.Rollback():
@@ -82,57 +98,14 @@ class Commands:
 
     def job(self, text: str) -> Job:
         """Return the job `run#n`, or the newest of a bare run name."""
-        name, number = split_job(text)
-        run = self._run(name)
-        if number is None:
-            if not run.jobs:
-                raise UnknownName(f"Run {name} has no job yet: %%resilient {name} submits one.")
-            return self._engine.world.jobs[run.jobs[-1]]
-        if job_id(name, number) not in self._engine.world.jobs:
-            raise UnknownName(f"There is no job {text}. Run {name} has {', '.join(run.jobs)}.")
-        return self._engine.world.jobs[job_id(name, number)]
+        return lookup.job(self._engine.world, text)
 
     def resolve(self, text: str) -> Checkpoint:
-        """Return the checkpoint that a reference names.
-
-        A step that was reached more than once (after a rollback) is the one in the head's
-        lineage, else the latest.
-        """
-        ref = parse_reference(text)
-        run = self._run(ref.run)
-        if ref.tag is not None:
-            if ref.tag not in run.tags:
-                known = ", ".join(sorted(run.tags)) or "none"
-                raise UnknownName(f"Run {run.name} has no tag {ref.tag}; its tags: {known}.")
-            return self._engine.world.checkpoint(run.tags[ref.tag])
-        if ref.step is None:
-            if run.head is None:
-                raise UnknownName(f"Run {run.name} has no checkpoint at its head.")
-            return self._engine.world.checkpoint(run.head)
-        lineage = self._lineage(run)
-        steps = [c for c in run.checkpoints.values() if c.step == ref.step]
-        found = [c for c in lineage if c.step == ref.step] or steps[-1:]
-        if not found:
-            have = ", ".join(str(c.step) for c in list(run.checkpoints.values())[-12:]) or "none"
-            raise UnknownName(
-                f"Run {run.name} has no checkpoint at step {ref.step}; it has {have}."
-            )
-        return found[0]
+        """Return the checkpoint that a reference names."""
+        return lookup.checkpoint(self._engine.world, text)
 
     def _run(self, name: str) -> Run:
-        check_name(name)
-        if name not in self._engine.world.runs:
-            known = ", ".join(sorted(self._engine.world.runs)[:20]) or "none"
-            raise UnknownName(f"There is no run {name!r}; there are: {known}.")
-        return self._engine.world.runs[name]
-
-    def _lineage(self, run: Run) -> list[Checkpoint]:
-        """Return the head and its ancestors, newest first."""
-        found, at = [], run.head
-        while at is not None:
-            found.append(self._engine.world.checkpoint(at))
-            at = found[-1].parent
-        return found
+        return lookup.run(self._engine.world, name)
 
     def _root(self) -> str:
         return str(self._engine.settings.runs)
@@ -164,9 +137,10 @@ class Commands:
         if (known := self._repeated(request.request_id)) is not None:
             return known
         name = check_name(request.run) if request.run is not None else self._free_name()
-        self._check_fits(name, request.spec)
+        admission = Admission(self._engine.world, self._engine.settings, self._user)
+        spec, asked, told = admission.admit(name, request.spec, self._engine.now())
         self._check_store()
-        if request.spec.captured and not self._blobs.has(request.spec.captured):
+        if spec.captured and not self._blobs.has(spec.captured):
             raise InvalidRequest("The captured values did not arrive: submit the cell again.")
         prelude, message = self._start_point(name, request)
         number = len(self._engine.world.runs[name].jobs) + 1 if name in self._known() else 1
@@ -174,10 +148,11 @@ class Commands:
             *prelude,
             ev.JobSubmitted(
                 self._engine.now(), job_id(name, number), name, number, request.request_id,
-                request.spec,
+                spec, asked, told,
             ),
         )  # fmt: skip
         self._engine.settle()
+        message = " ".join(text for text in (message, told) if text)
         return self._submitted(self._engine.world.jobs[job_id(name, number)], message)
 
     def _submitted(self, job: Job, message: str) -> rq.Submitted:
@@ -198,6 +173,7 @@ class Commands:
                 raise UnknownName(f"There is no run {name} yet, so nothing to resume from.")
             return [ev.RunCreated(now, name)], ""
         run = self._run(name)
+        self._check_owner(run)
         self._check_idle(run)
         if request.resume == "never":
             return [ev.HeadMoved(now, name, None)], "Starts over; earlier checkpoints are kept."
@@ -217,6 +193,7 @@ class Commands:
         origin = self.resolve(ref)
         if run.forked_from != origin.id:
             raise Conflict(f"Run {run.name} exists already: fork under another name.")
+        self._check_owner(run)
         self._check_idle(run)
         events: list[ev.Event] = [ev.HeadMoved(self._engine.now(), run.name, origin.id)]
         return events, f"Starts over from {ref}; earlier checkpoints are kept."
@@ -255,17 +232,6 @@ class Commands:
                 f"cancel it (%resilient cancel {run.name}), or choose another name."
             )
 
-    def _check_fits(self, name: str, spec: JobSpec) -> None:
-        limit = self._engine.settings.max_workers
-        if spec.workers < 1:
-            raise InvalidRequest(f"Job {name} can't have {spec.workers} workers; give 1 or more.")
-        if limit is not None and spec.workers > limit:
-            raise InvalidRequest(
-                f"Job {name} needs {spec.workers} workers; the cluster has {limit} and can't grow. "
-                f"Lower --workers, or restart it larger: %resilient down, then "
-                f"%resilient up --workers {spec.workers}."
-            )
-
     def _check_store(self) -> None:
         store = self._engine.settings.store
         try:
@@ -295,14 +261,46 @@ class Commands:
 
     # --- the other verbs ----------------------------------------------------------------
 
+    def _check_owner(self, run: Run) -> None:
+        """Only its owner and administrators change a run."""
+        owner = self._engine.world.jobs[run.jobs[0]].spec.user if run.jobs else ""
+        if owner not in ("", self._user) and not is_admin(
+            self._engine.world.policy, self._engine.settings, self._user
+        ):
+            raise NotAllowed(
+                f"Run {run.name} is {owner}'s, and you are {self._user}: ask {owner} or an "
+                f"administrator, or fork it (%resilient fork {run.name} NEW)."
+            )
+
+    def _restart(self, job: Job, epoch: int) -> JobView:
+        """End the attempt's ranks at once; the job goes on from its head."""
+        self._check_owner(self._run(job.run))
+        if job.epoch != epoch:
+            return self._engine.view(job)  # a repeated request: that attempt is over
+        if not job.state.holds_gang and not job.restarted:
+            raise InvalidRequest(
+                f"Job {job.id} is {job.state}, so there is nothing to restart"
+                + (f": %resilient resume {job.run}." if job.state.final else ".")
+            )
+        if job.state.holds_gang and job.stop not in (StopReason.CANCEL, StopReason.RESTART):
+            text = f"Restarted by {self._user}."
+            self._engine.stop(
+                ev.StopRequested(self._engine.now(), job.id, StopReason.RESTART, text)
+            )
+        return self._engine.view(self._engine.world.jobs[job.id])
+
     def _cancel(self, job: Job) -> JobView:
+        self._check_owner(self._run(job.run))
         if not job.state.final:
             if job.state is JobState.QUEUED:
                 self._engine.record(
                     ev.JobCancelled(self._engine.now(), job.id, "Cancelled while waiting.")
                 )
             elif job.stop is not StopReason.CANCEL:
-                self._engine.stop(job, StopReason.CANCEL, "Cancelled.")
+                text = f"Cancelled by {self._user}."
+                self._engine.stop(
+                    ev.StopRequested(self._engine.now(), job.id, StopReason.CANCEL, text)
+                )
         return self._engine.view(self._engine.world.jobs[job.id])
 
     def _resume(self, request: rq.Resume) -> rq.Submitted:
@@ -318,6 +316,8 @@ class Commands:
                 f"Run {run.name} has no cell yet: %%resilient {run.name} gives it one."
             )
         spec = self._engine.world.jobs[origin.jobs[-1]].spec
+        if spec.user != self._user:
+            spec = replace(spec, group="")  # theirs may not be mine
         if request.at is None and run.head and not self._engine.world.active_job(run.name):
             head = self._engine.world.checkpoint(run.head)
             if head.run == run.name and self._is_end(head):
@@ -331,11 +331,12 @@ class Commands:
     def _rollback(self, request: rq.Rollback) -> RunView:
         ref = parse_reference(request.ref)
         run = self._run(ref.run)
+        self._check_owner(run)
         self._check_idle(run)
         if ref.step is None and ref.tag is None:
             raise InvalidRequest(f"Say where to: %resilient rollback {run.name}@STEP (or @TAG).")
         target = self.resolve(request.ref)
-        self._engine.record(ev.HeadMoved(self._engine.now(), run.name, target.id, request.user))
+        self._engine.record(ev.HeadMoved(self._engine.now(), run.name, target.id, self._user))
         return self._run_view(run.name)
 
     def _tag(self, request: rq.Tag) -> RunView:
@@ -344,6 +345,7 @@ class Commands:
         if tag.isdigit():
             raise InvalidRequest(f"Tag {tag} would read as a step: give it a letter.")
         run = parse_reference(request.ref).run
+        self._check_owner(self._run(run))
         self._engine.record(ev.CheckpointTagged(self._engine.now(), run, target.id, tag))
         return self._run_view(run)
 
@@ -379,18 +381,24 @@ class Commands:
             ) from None
 
     def _vacate_all(self) -> list[str]:
+        if not is_admin(self._engine.world.policy, self._engine.settings, self._user):
+            raise NotAllowed(
+                f"{self._user} is no administrator of this cluster, so can't take it down."
+            )
         # A lease, renewed by each call: a `down` that was interrupted must not stop the queue.
         self._engine.closing_until = self._engine.now() + 15.0
-        holding = [j for j in self._engine.world.jobs.values() if j.state.holds_gang]
-        for job in holding:
-            if job.stop is None:
-                self._engine.stop(job, StopReason.VACATE, "The cluster is going down.")
-        return [j.id for j in self._engine.world.jobs.values() if j.state.holds_gang]
+        for job in self._engine.world.open.values():
+            if job.state.holds_gang and job.stop is None:
+                text = "The cluster is going down."
+                self._engine.stop(
+                    ev.StopRequested(self._engine.now(), job.id, StopReason.VACATE, text)
+                )
+        return [j.id for j in self._engine.world.open.values() if j.state.holds_gang]
 
     def _cluster(self) -> ClusterView:
         world, engine = self._engine.world, self._engine
         hosts = engine.hosts.views(world)
-        jobs = world.jobs.values()
+        jobs = world.open.values()
         return ClusterView(
             address=self._address,
             cluster_id=world.cluster_id,

@@ -9,25 +9,22 @@ comparing what hosts report with what the world says should be.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from resilient_nb.config import Settings
+from resilient_nb.control.dispatch import Dispatcher
 from resilient_nb.control.hosts import Hosts, ranks_of
+from resilient_nb.control.launching import Launches
 from resilient_nb.control.live import SHOWN_POINTS, LiveTable
 from resilient_nb.control.logs import LogStore
 from resilient_nb.core import events as ev
-from resilient_nb.core import lifecycle, recovery, scheduling
-from resilient_nb.core.model import (
-    Failure,
-    Job,
-    JobState,
-    Outcome,
-    RankEnd,
-    StopReason,
-    World,
-)
+from resilient_nb.core import lifecycle, recovery
+from resilient_nb.core.model import Failure, Job, JobState, Outcome, RankEnd, StopReason
+from resilient_nb.core.policy import Policy
+from resilient_nb.core.queue import Resize, Start
 from resilient_nb.core.views import JobView, job_view
+from resilient_nb.core.world import World
 from resilient_nb.errors import InvalidTransition, StaleEpoch, VersionMismatch
 from resilient_nb.ports import Clock, Journal, Launcher
 from resilient_nb.wire import orders
@@ -35,9 +32,9 @@ from resilient_nb.wire.orders import FACTS
 
 logger = logging.getLogger(__name__)
 
-#: Orders that showed no effect are given again after the first, and ranks that don't appear
-#: count as lost after the second number of seconds.
-ORDER_AGAIN, LAUNCH_PATIENCE = 1.0, 15.0
+#: Returns why a job can't start although slots are free, "" if it can. Given are the world, the
+#: job and the free bytes of the store.
+Preflight = Callable[[World, Job, int | None], str]
 
 
 @dataclass
@@ -48,6 +45,8 @@ class Shell:
     launch: Launcher
     clock: Clock
     changed: Callable[[str], None]  # a job's view is new
+    leases: Callable[[Mapping[str, int]], None] = lambda held: None  # slots held, by host
+    preflight: Preflight = lambda world, job, free: ""
 
 
 class Engine:
@@ -58,24 +57,23 @@ class Engine:
         self.hosts = Hosts()
         self.live = LiveTable()
         self.logs = LogStore(settings.logs)
+        self.alerts: dict[str, str] = {}  # what an administrator should mend
         self.closing_until = 0.0  # nothing is started before
         self._shell = shell
-        self._ordered_at: dict[tuple[str, int], float] = {}
-        # Attempts whose launch was ordered, with their rendezvous ("" if that was before a
-        # restart of the control plane, which doesn't remember it).
-        self._launched: dict[tuple[str, int], str] = {}
+        self.preflight = shell.preflight
+        self._launches = Launches(settings, shell.launch, shell.clock)
         self._loaded: set[str] = set()
-        self._repeated_at: dict[tuple[str, int, str], float] = {}
+        self._unsettled = True
+        self._leases: Mapping[str, int] = {}
         self.world: World = lifecycle.replay(shell.journal.events())
+        self.queue = Dispatcher(self)
         now = shell.clock()
-        for job in self.world.jobs.values():
-            if job.state.holds_gang:
-                # They may well be alive: wait for their host to say so before anything else.
-                self._ordered_at[job.id, job.epoch] = now
-                self._launched[job.id, job.epoch] = ""
-                self.live.begin(job.id, {r: h for h, r in ranks_of(job.placement)}, now)
-                for share in job.placement:
-                    self.hosts.expect(share.host, now)
+        for job in self._holding():
+            # They may well be alive: wait for their host to say so before anything else.
+            self._launches.adopt(job)
+            self.live.begin(job.id, {r: h for h, r in ranks_of(job.placement)}, now)
+            for share in job.placement:
+                self.hosts.expect(share.host, now)
 
     # --- the journal ------------------------------------------------------------------
 
@@ -90,17 +88,34 @@ class Engine:
             world = lifecycle.evolve(world, event)
         self._shell.journal.append(events)
         self.world = world
+        self._touch()
         for event in events:
             job = getattr(event, "job", None) or getattr(
                 getattr(event, "checkpoint", None), "job", None
             )
             if job:
-                self._shell.changed(job)
+                self.changed(job)
+
+    def _touch(self) -> None:
+        """What is decided may be another now: nearly all reports hold nothing but samples."""
+        self.queue.stale = self._unsettled = True
+
+    def changed(self, job: str) -> None:
+        """A job's view is new."""
+        self._shell.changed(job)
 
     def view(self, job: Job) -> JobView:
         """Return a job as shown."""
         self._load_series(job.id)
-        return job_view(self.world, job, self.live.of(job.id), str(self.settings.runs))
+        live = self.live.of(job.id)
+        if job.state is JobState.QUEUED:
+            live = replace(
+                live,
+                waiting=self.queue.reason(job),
+                position=self.queue.position(job),
+                starts_at=self.queue.starts_at(job),
+            )
+        return job_view(self.world, job, live, str(self.settings.runs))
 
     def _load_series(self, job: str) -> None:
         """Read what was measured before this process began, once."""
@@ -112,7 +127,8 @@ class Engine:
 
     def report(self, report: orders.Report) -> orders.ReportReply:
         """An agent reports slots, live ranks, facts, samples and output."""
-        self.hosts.report(report)
+        if self.hosts.report(report, self.now()):
+            self._touch()
         sizes = {}
         for chunk in report.logs:
             sizes[f"{chunk.job}/{chunk.epoch}/{chunk.rank}"] = self.logs.append(chunk)
@@ -134,6 +150,7 @@ class Engine:
     def agent_gone(self, agent: str) -> None:
         """A Dask worker left. Its host's ranks go on; a new agent will adopt them."""
         self.hosts.agent_gone(agent, self.now())
+        self._touch()
 
     def tick(self) -> None:
         """A second has passed."""
@@ -148,110 +165,92 @@ class Engine:
         for host in self.hosts.names():
             if self.hosts.silent(host, now, self.settings.adopt_grace):
                 self.hosts.forget(host)
+        self.queue.tick()
+        self._unsettled = True
         self.settle()
 
-    def stop(self, job: Job, reason: StopReason, message: str) -> None:
+    def set_policy(self, policy: Policy) -> None:
+        """The administrator's rules have changed."""
+        if policy != self.world.policy:
+            self.record(ev.PolicyChanged(self.now(), policy))
+            self.settle()
+
+    def set_alert(self, key: str, text: str | None) -> None:
+        """Show a text where the queue is shown, until it is None."""
+        if text is None:
+            self.alerts.pop(key, None)
+        else:
+            self.alerts[key] = text
+
+    def set_busy(self, host: str, slots: int) -> None:
+        """Ordinary Dask tasks use this many slots of a host."""
+        if self.hosts.set_busy(host, slots):
+            self._touch()
+            self.settle()
+
+    def vacate(self, host: str, reason: str) -> None:
+        """Have a host's gangs checkpoint, leave and go on elsewhere; give it nothing new."""
+        self.hosts.close(host, self.now())
+        self._touch()
+        for job in self._holding():
+            if job.stop is None and any(share.host == host for share in job.placement):
+                self.stop(ev.StopRequested(self.now(), job.id, StopReason.VACATE, reason))
+
+    def leased(self, host: str) -> int:
+        """Return how many slots of a host gangs hold."""
+        return self.hosts.in_use(self.world).get(host, 0)
+
+    def stop(self, request: ev.StopRequested) -> None:
         """Take a gang down: at once after a failure, at a checkpoint otherwise."""
-        self.record(ev.StopRequested(self.now(), job.id, reason, message))
-        if (job.id, job.epoch) not in self._launched:
+        self.record(request)
+        job = self.world.jobs[request.job]
+        if self._launches.began(job):
+            self._launches.end(self.world, job)
+        else:
             # Nothing was launched yet, so nothing will report its end.
             for _, rank in ranks_of(job.placement):
                 if rank not in job.ends:
                     self._end(job, RankEnd(rank, Outcome.LEFT, self.now(), ordered=True))
-        else:
-            self._order_all(job, self._end_order(self.world.jobs[job.id]))
         self.settle()
 
     def settle(self) -> None:
-        """Conclude gangs that have ended and start those that fit now."""
+        """Conclude gangs that have ended and start, preempt and resize as the plan says."""
+        if not self._unsettled:
+            return
+        self._unsettled = False
         for job in self._holding():
             if job.gang_ended:
                 self._conclude(job)
+        if (slots := self.hosts.capacity()) != self.world.ledger.capacity:
+            self.record(ev.CapacityChanged(self.now(), slots))
         if self.now() >= self.closing_until:
-            self._start_gangs()
+            self.queue.settle()
+        leases = self.hosts.in_use(self.world)
+        if leases != self._leases:
+            self._leases = leases
+            self._shell.leases(leases)
 
-    # --- starting ---------------------------------------------------------------------
-
-    def _start_gangs(self) -> None:
-        queued = tuple(
-            scheduling.QueuedGang(
-                j.id, j.spec.workers, j.spec.priority, j.submitted_at, j.not_before
-            )
-            for j in self.world.jobs.values()
-            if j.state is JobState.QUEUED
+    def start(self, decision: Start) -> None:
+        """Reserve a gang's slots and have its ranks launched."""
+        job = self.world.jobs[decision.job]
+        epoch = self.world.runs[job.run].epoch + 1
+        self.record(
+            ev.GangReserved(self.now(), job.id, epoch, decision.placement, decision.workers)
         )
-        if not queued:
-            return
-        view = scheduling.QueueView(queued, self.hosts.for_plan(self.world))
-        for decision in scheduling.plan(view, self.now()):
-            if isinstance(decision, scheduling.Wait):
-                if self.live.wait(decision.job, decision.reason):
-                    self._shell.changed(decision.job)
-                continue
-            job = self.world.jobs[decision.job]
-            epoch = self.world.runs[job.run].epoch + 1
-            self.record(ev.GangReserved(self.now(), job.id, epoch, decision.placement))
-            hosts = {rank: host for host, rank in ranks_of(decision.placement)}
-            self.live.begin(job.id, hosts, self.now())
-            self._ordered_at[job.id, epoch] = self.now()
-            first = decision.placement[0].host
-            self._shell.launch(first, orders.Prepare(job.id, epoch))
+        job = self.world.jobs[job.id]
+        hosts = {rank: host for host, rank in ranks_of(job.placement)}
+        self.live.begin(job.id, hosts, self.now())
+        self._launches.prepare(job)
 
-    def _repeat_start(self, job: Job, host: str) -> None:
-        """The agent that had the order may be dead. Supervisors take an order only once."""
-        key = (job.id, job.epoch)
-        if self.now() - self._ordered_at[key] < ORDER_AGAIN or not self._may_repeat(job, host):
-            return
-        if key not in self._launched:
-            self._shell.launch(job.placement[0].host, orders.Prepare(job.id, job.epoch))
-        elif self._launched[key]:
-            self._order_launch(job, self._launched[key], host)
-
-    def _repeat_stop(self, job: Job, host: str) -> None:
-        """Ranks live that were told to end, or should have been: tell them again."""
-        if self._may_repeat(job, host):
-            self._shell.launch(host, self._end_order(job))
-
-    def _may_repeat(self, job: Job, host: str) -> bool:
-        """Whether the last repetition on this host is long enough ago; counts this one."""
-        key, now = (job.id, job.epoch, host), self.now()
-        if now - self._repeated_at.get(key, 0.0) < ORDER_AGAIN:
-            return False
-        self._repeated_at[key] = now
-        return True
-
-    def _launch(self, job: Job, rendezvous: str) -> None:
-        self._ordered_at[job.id, job.epoch] = self.now()
-        self._launched[job.id, job.epoch] = rendezvous
-        for share in job.placement:
-            self._order_launch(job, rendezvous, share.host)
-
-    def _order_launch(self, job: Job, rendezvous: str, host: str) -> None:
-        attempt = self._attempt(job, rendezvous)
-        for share in job.placement:
-            if share.host == host:
-                self._shell.launch(host, orders.Launch(attempt, share.first, share.count))
-
-    def _attempt(self, job: Job, rendezvous: str) -> orders.Attempt:
-        run, spec = self.world.runs[job.run], job.spec
-        head = self.world.checkpoint(run.head) if run.head else None
-        return orders.Attempt(
-            job=job.id,
-            run=job.run,
-            number=job.number,
-            epoch=job.epoch,
-            world_size=spec.workers,
-            cell=spec.cell,
-            interval=spec.interval,
-            seed=spec.seed,
-            out=spec.out,
-            captured=spec.captured,
-            store=str(self.settings.store),
-            start=str(self.settings.runs / head.id) if head else None,
-            start_id=head.id if head else None,
-            start_step=head.step if head else 0,
-            rendezvous=rendezvous,
-            one_host=len(job.placement) == 1,
+    def resize(self, decision: Resize) -> None:
+        """Have an elastic gang go on with another number of workers."""
+        text = f"Goes on with {decision.workers} workers" + (
+            f": {decision.by} needs the others." if decision.by else ": more are free."
+        )
+        self.stop(
+            ev.StopRequested(
+                self.now(), decision.job, StopReason.RESIZE, text, decision.by, decision.workers
+            )
         )
 
     # --- facts ------------------------------------------------------------------------
@@ -260,8 +259,8 @@ class Engine:
         match fact:
             case orders.Prepared():
                 job = self._current(fact.job, fact.epoch)
-                if job and (job.id, job.epoch) not in self._launched and not job.stop:
-                    self._launch(job, f"{host}:{fact.port}")
+                if job and not self._launches.began(job) and not job.stop:
+                    self._launches.launch(self.world, job, f"{host}:{fact.port}")
             case orders.RankStarted():
                 self._rank_started(fact)
             case orders.RankDone():
@@ -288,7 +287,7 @@ class Engine:
             return
         self._end(job, replace(fact.end, host=host))
         if fact.end.outcome in (Outcome.FAILED, Outcome.EXITED) and job.stop is None:
-            self.stop(self.world.jobs[job.id], StopReason.FAILURE, "")
+            self.stop(ev.StopRequested(self.now(), job.id, StopReason.FAILURE))
 
     def _checkpoint_written(self, fact: orders.CheckpointWritten) -> None:
         new = fact.checkpoint
@@ -304,7 +303,7 @@ class Engine:
             self.record(ev.CheckpointTagged(self.now(), new.run, new.id, fact.tag))
         job = self._current(new.job, new.epoch)
         if job is not None:
-            self._order_all(job, orders.Committed(new.job, new.epoch, new.step, accepted))
+            self._launches.tell(job, orders.Committed(new.job, new.epoch, new.step, accepted))
 
     def _samples(self, report: orders.Report) -> None:
         points = []
@@ -335,7 +334,7 @@ class Engine:
                 if (row.job, row.epoch) == (name, epoch)
             )
             if job is None or lost:
-                self._shell.launch(report.host, orders.Kill(name, epoch))
+                self._launches.kill(report.host, name, epoch)
 
     def _reconcile(self, report: orders.Report) -> None:
         """Adopt ranks that live; count missing ones as lost; repeat orders without effect."""
@@ -348,24 +347,14 @@ class Engine:
                 row = alive[job.id, job.epoch, rank]
                 if row.pid and job.state is JobState.STARTING:
                     self._rank_started(orders.RankStarted(job.id, job.epoch, rank, row.pid))
-            overdue = self._overdue(job, missing)
+            seen = {row.rank for row in self.live.of(job.id).ranks if row.pid}
+            overdue = self._launches.overdue(job, missing, seen)
             if overdue:
                 self._lose(job, [(report.host, r) for r in overdue], "no longer has it")
             elif missing and job.state is JobState.STARTING:
-                self._repeat_start(job, report.host)
+                self._launches.repeat_start(self.world, job, report.host)
             elif there and job.stop is not None:
-                self._repeat_stop(job, report.host)
-
-    def _overdue(self, job: Job, missing: list[int]) -> list[int]:
-        """Return those missing ranks that can't just be on their way."""
-        rows = {row.rank: row for row in self.live.of(job.id).ranks}
-        key = (job.id, job.epoch)
-        waited = self.now() - self._ordered_at.get(key, 0.0)
-        # After a restart nobody will order these again: either the host has them or it doesn't.
-        forgotten = self._launched.get(key) == "" and waited > LAUNCH_PATIENCE / 3
-        if waited > LAUNCH_PATIENCE or forgotten:
-            return missing
-        return [r for r in missing if r in rows and rows[r].pid and waited > ORDER_AGAIN]
+                self._launches.repeat_end(self.world, job, report.host)
 
     def _lose(self, job: Job, ranks: list[tuple[str, int]], why: str) -> None:
         """Count ranks, given as (host, rank), as ended, since nobody will say so."""
@@ -374,7 +363,8 @@ class Engine:
             self._end(job, RankEnd(rank, Outcome.LOST, self.now(), host=host))
         job = self.world.jobs[job.id]
         if gone and job.stop is None:
-            self.stop(job, StopReason.FAILURE, f"Lost rank {gone[0][1]}: {gone[0][0]} {why}.")
+            text = f"Lost rank {gone[0][1]}: {gone[0][0]} {why}."
+            self.stop(ev.StopRequested(self.now(), job.id, StopReason.FAILURE, text))
 
     # --- endings ------------------------------------------------------------------------
 
@@ -389,24 +379,30 @@ class Engine:
 
     def _conclude(self, job: Job) -> None:
         """Every rank has ended: decide what becomes of the job."""
-        self._ordered_at.pop((job.id, job.epoch), None)
-        self._launched.pop((job.id, job.epoch), None)
-        for share in job.placement:
-            self._repeated_at.pop((job.id, job.epoch, share.host), None)
+        self._launches.forget(job)
         now, outcomes = self.now(), {end.outcome for end in job.ends.values()}
         if outcomes == {Outcome.FINISHED}:
             self.record(ev.JobSucceeded(now, job.id, job.epoch, job.spec.out))
         elif job.stop is StopReason.CANCEL:
             self.record(ev.JobCancelled(now, job.id, job.message))
-        elif job.stop is StopReason.VACATE:
-            self.record(ev.JobRequeued(now, job.id, job.epoch))
-        elif job.stop is None:  # left without being asked, say by a signal
-            self.record(
-                ev.StopRequested(now, job.id, StopReason.VACATE),
-                ev.JobRequeued(now, job.id, job.epoch),
-            )
-        else:
+        elif job.stop is StopReason.FAILURE:
             self.record(self._verdict(job, now))
+        else:
+            # Left because it was asked to, or unasked, say by a signal.
+            asked = [] if job.stop else [ev.StopRequested(now, job.id, StopReason.VACATE)]
+            self.record(*asked, ev.JobRequeued(now, job.id, job.epoch, message=self._left(job)))
+
+    def _left(self, job: Job) -> str:
+        """Return what the user reads while a job that had to leave waits."""
+        head = self.world.runs[job.run].head
+        step = self.world.checkpoint(head).step if head else 0
+        since = job.stopping_since
+        if since is not None and job.stop is not StopReason.RESTART:
+            seconds = self.now() - since
+            self.live.note(job.id, f"Left at a checkpoint within {seconds:.1f} s.")
+        if job.stop is StopReason.PREEMPT:
+            return f"Preempted by {job.stop_by}; goes on from step {step}."
+        return job.message
 
     def _verdict(self, job: Job, now: float) -> ev.Event:
         diagnosis = recovery.diagnose(list(job.ends.values()))
@@ -442,13 +438,4 @@ class Engine:
         return job if job and job.epoch == epoch and job.state.holds_gang else None
 
     def _holding(self) -> list[Job]:
-        return [job for job in self.world.jobs.values() if job.state.holds_gang]
-
-    def _end_order(self, job: Job) -> orders.Kill | orders.Leave:
-        if job.stop is StopReason.FAILURE:
-            return orders.Kill(job.id, job.epoch)
-        return orders.Leave(job.id, job.epoch, self.settings.leave_grace)
-
-    def _order_all(self, job: Job, order: object) -> None:
-        for host in dict.fromkeys(share.host for share in job.placement):
-            self._shell.launch(host, order)
+        return [job for job in self.world.open.values() if job.state.holds_gang]

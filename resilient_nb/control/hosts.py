@@ -9,10 +9,16 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from resilient_nb.core.model import Placement, World
-from resilient_nb.core.scheduling import Host
+from resilient_nb.core.model import Placement, Resources
+from resilient_nb.core.queue import Host
 from resilient_nb.core.views import HostView
+from resilient_nb.core.world import World
 from resilient_nb.wire.orders import RankRow, Report
+
+#: A host whose agents were silent for this long gets no new gang: it may be going.
+ANSWERS_WITHIN = 10.0
+#: A host that was to be vacated takes gangs again after this, if its workers stayed.
+CLOSING_FOR = 120.0
 
 
 @dataclass
@@ -26,7 +32,16 @@ class _Known:
     agents: dict[str, _Agent] = field(default_factory=dict)
     table: tuple[RankRow, ...] = ()
     warm: bool = False
+    slot: Resources = field(default_factory=Resources)
+    busy: int = 0  # slots that ordinary Dask tasks are using
+    store_free: int | None = None
+    heard_at: float = 0.0
+    closing_until: float = 0.0
     silent_since: float | None = None
+
+    @property
+    def slots(self) -> int:
+        return sum(agent.slots for agent in self.agents.values())
 
 
 class Hosts:
@@ -35,19 +50,27 @@ class Hosts:
     def __init__(self) -> None:
         self._hosts: dict[str, _Known] = {}
 
-    def report(self, report: Report) -> None:
-        """Take note of an agent's report."""
+    def report(self, report: Report, now: float) -> bool:
+        """Take note of an agent's report; True if it may change what starts."""
         known = self._hosts.setdefault(report.host, _Known())
+        before = (dict(known.agents), known.table, known.warm, known.slot, known.silent_since)
+        late = now - known.heard_at > ANSWERS_WITHIN
         known.agents[report.agent] = _Agent(report.slots, report.speaks)
         known.silent_since = None
+        known.slot, known.store_free = report.slot, report.store_free
+        known.heard_at = now
         if report.speaks:
             known.table, known.warm = report.ranks, report.warm
+        after = (known.agents, known.table, known.warm, known.slot, known.silent_since)
+        return late or before != after
 
     def agent_gone(self, agent: str, now: float) -> None:
         """Forget an agent. A host without agents is silent, not gone: its ranks may live."""
         for known in self._hosts.values():
-            if known.agents.pop(agent, None) and not known.agents:
-                known.silent_since = now
+            if known.agents.pop(agent, None):
+                known.closing_until = 0.0  # what is left of it stays
+                if not known.agents:
+                    known.silent_since = now
 
     def expect(self, host: str, now: float) -> None:
         """Count a host that should be there as silent until it reports."""
@@ -67,6 +90,19 @@ class Hosts:
         if known is not None and not known.agents:
             del self._hosts[host]
 
+    def close(self, host: str, now: float) -> None:
+        """Give a host nothing new: (one of) its workers is about to go."""
+        if host in self._hosts:
+            self._hosts[host].closing_until = now + CLOSING_FOR
+
+    def set_busy(self, host: str, slots: int) -> bool:
+        """Set how many slots ordinary Dask tasks are using; True if that is news."""
+        known = self._hosts.get(host)
+        if known is None or known.busy == slots:
+            return False
+        known.busy = slots
+        return True
+
     def agent_for(self, host: str) -> str | None:
         """Return the agent that takes orders for a host: the one that speaks, else any."""
         known = self._hosts.get(host)
@@ -82,33 +118,52 @@ class Hosts:
         """Return the host's live ranks as last reported."""
         return self._hosts[host].table if host in self._hosts else ()
 
-    def for_plan(self, world: World) -> tuple[Host, ...]:
-        """Return the hosts that can take ranks now, as the policy sees them."""
-        use = self._in_use(world)
+    def store_free(self) -> int | None:
+        """Return the free bytes of the store as the worst-off host sees it."""
+        known = [h.store_free for h in self._hosts.values() if h.store_free is not None]
+        return min(known, default=None)
+
+    def capacity(self) -> int:
+        """Return the slots of all hosts that can run ranks."""
+        return sum(known.slots for known in self._hosts.values() if known.warm and known.agents)
+
+    def for_plan(self, world: World, now: float) -> tuple[Host, ...]:
+        """Return the hosts that can run ranks, as the policy sees them."""
+        use = self.in_use(world)
         return tuple(
-            Host(name, _slots(known), use.get(name, 0))
+            Host(
+                name,
+                known.slots,
+                use.get(name, 0) + known.busy,
+                known.slot,
+                closing=known.closing_until > now or now - known.heard_at > ANSWERS_WITHIN,
+            )
             for name, known in sorted(self._hosts.items())
             if known.warm and known.agents
         )
 
     def views(self, world: World) -> tuple[HostView, ...]:
         """Return all hosts as shown."""
-        use = self._in_use(world)
+        use = self.in_use(world)
         return tuple(
-            HostView(name, _slots(known), use.get(name, 0), tuple(sorted(known.agents)), known.warm)
+            HostView(name, known.slots, use.get(name, 0), tuple(sorted(known.agents)), known.warm)
             for name, known in sorted(self._hosts.items())
         )
 
-    def _in_use(self, world: World) -> dict[str, int]:
-        """Count slots held by gangs, and by ranks that should be dead and aren't yet."""
+    def in_use(self, world: World) -> dict[str, int]:
+        """Count slots held by gangs, and by ranks that should be dead and aren't yet.
+
+        The slots of a share are free when all of its ranks have ended.
+        """
         use: dict[str, int] = {}
         held: set[tuple[str, int, int]] = set()
-        for job in world.jobs.values():
-            if job.state.holds_gang:
-                for host, rank in ranks_of(job.placement):
-                    if rank not in job.ends:
-                        held.add((job.id, job.epoch, rank))
-                        use[host] = use.get(host, 0) + 1
+        for job in world.open.values():
+            for share in job.placement:
+                ranks = range(share.first, share.first + share.count)
+                alive = [rank for rank in ranks if rank not in job.ends]
+                held.update((job.id, job.epoch, rank) for rank in alive)
+                if alive:
+                    use[share.host] = use.get(share.host, 0) + share.leased
         for name, known in self._hosts.items():
             old = sum((row.job, row.epoch, row.rank) not in held for row in known.table)
             if old:
@@ -123,7 +178,3 @@ def ranks_of(placement: Placement) -> list[tuple[str, int]]:
         for share in placement
         for rank in range(share.first, share.first + share.count)
     ]
-
-
-def _slots(known: _Known) -> int:
-    return sum(agent.slots for agent in known.agents.values())

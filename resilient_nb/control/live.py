@@ -1,4 +1,4 @@
-"""What is known of jobs beyond the journal: live ranks, metric series, notes, why they wait.
+"""What is known of jobs beyond the journal: live ranks, metric series, notes.
 
 None of it decides anything, and all of it may be lost with the scheduler process; metric
 points are also kept in the journal's file, from which a series is read back.
@@ -46,9 +46,10 @@ class Thinned:
 @dataclass
 class _JobLive:
     ranks: dict[int, LiveRank] = field(default_factory=dict)
+    began: float = 0.0
+    warm_up: float | None = None  # seconds from the last start to its first step
     series: dict[str, Thinned] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    waiting: str = ""
 
 
 class LiveTable:
@@ -60,7 +61,7 @@ class LiveTable:
     def begin(self, job: str, hosts: Mapping[int, str], now: float) -> None:
         """Forget the last attempt's ranks and expect new ones on `hosts`."""
         known = self._of(job)
-        known.waiting = ""
+        known.began = now
         # The place in the loop is kept until the rank says its own: a bar never jumps to zero.
         old = known.ranks
         known.ranks = {
@@ -83,6 +84,9 @@ class LiveTable:
     def sample(self, sample: Sample, host: str, now: float) -> None:
         """Take a rank's newest sample; metrics are those of rank 0."""
         known = self._of(sample.job)
+        before = known.ranks.get(sample.rank)
+        if known.began and before is not None and sample.step > before.step:
+            known.warm_up, known.began = now - known.began, 0.0
         known.ranks[sample.rank] = LiveRank(
             rank=sample.rank,
             state=sample.state,
@@ -100,6 +104,20 @@ class LiveTable:
                 for name, value in values.items():
                     known.series.setdefault(name, Thinned()).add(step, value)
 
+    def remaining(self, job: str) -> float | None:
+        """Return the seconds left by the live step rate; None before it can be trusted."""
+        rows = [row for row in self._of(job).ranks.values() if row.state == "running"]
+        total = next((row.total_steps for row in rows if row.total_steps is not None), None)
+        rates = [row.rate for row in rows if row.rate > 0]
+        if total is None or not rates:
+            return None
+        return max(0, total - max(row.step for row in rows)) / min(rates)
+
+    def warm_up(self, job: str, default: float) -> float:
+        """Return the seconds that the job's last start took up to its first step."""
+        known = self._of(job).warm_up
+        return default if known is None else known
+
     def load_series(self, job: str, series: Mapping[str, tuple[tuple[int, float], ...]]) -> None:
         """Take a job's series from the journal; call it before the first sample."""
         known = self._of(job)
@@ -113,12 +131,6 @@ class LiveTable:
             notes.append(text)
             del notes[:-_MAX_NOTES]
 
-    def wait(self, job: str, reason: str) -> bool:
-        """Set why a job waits; True if that is news."""
-        known = self._of(job)
-        changed, known.waiting = known.waiting != reason, reason
-        return changed
-
     def of(self, job: str) -> Live:
         """Return the live part of a job's view."""
         known = self._of(job)
@@ -126,7 +138,6 @@ class LiveTable:
             ranks=tuple(known.ranks[rank] for rank in sorted(known.ranks)),
             series={name: series.points() for name, series in known.series.items()},
             notes=tuple(known.notes),
-            waiting=known.waiting,
         )
 
     def _of(self, job: str) -> _JobLive:

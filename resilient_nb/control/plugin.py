@@ -11,22 +11,34 @@ import logging
 import time
 import uuid
 from collections import defaultdict
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from distributed import Scheduler
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 from resilient_nb.config import Settings, load_settings
+from resilient_nb.control.autoscale import Autoscale
 from resilient_nb.control.commands import Commands
+from resilient_nb.control.cordon import Cordon
 from resilient_nb.control.engine import Engine, Shell
+from resilient_nb.control.identity import Identities, Identity
+from resilient_nb.control.policy_file import PolicyFile
+from resilient_nb.control.preflight import missing
+from resilient_nb.control.retirement import Retirement
 from resilient_nb.core.events import ClusterCreated
 from resilient_nb.errors import ResilientError, VersionMismatch
+from resilient_nb.processes import os_user
 from resilient_nb.storage.journal import SqliteJournal
 from resilient_nb.wire import requests as rq
-from resilient_nb.wire.codec import ORDER, PROTOCOL, REPORT, REQUEST, build, plain
+from resilient_nb.wire.codec import HELLO, ORDER, PROTOCOL, REPORT, REQUEST, build, plain
 from resilient_nb.wire.orders import ORDERS, Report
 
 logger = logging.getLogger(__name__)
+
+#: Between looks at a long queue, in seconds.
+_PLAN_EVERY = 0.05
 
 
 class Feed:
@@ -66,30 +78,69 @@ class ControlPlugin(SchedulerPlugin):
 
     def __init__(self, settings: Settings | None = None) -> None:
         self._settings = settings
+        self._closed = False
 
     async def start(self, scheduler: Scheduler) -> None:
         """Replay the journal, add the handlers and begin to tick."""
         settings = self._settings or load_settings()
+        # What the environment says of the user is for notebooks; here it is the process's own.
+        settings = replace(settings, user=settings.owner or os_user())
         self._scheduler = scheduler
         self._feed = Feed()
         self._journal = SqliteJournal(settings.journal)
-        shell = Shell(self._journal, self._launch, time.time, self._feed.changed)
+        self._cordon = Cordon(scheduler)
+        shell = Shell(
+            self._journal,
+            self._launch,
+            time.time,
+            self._feed.changed,
+            self._cordon.lease,
+            partial(missing, settings),
+        )
         self._engine = Engine(settings, shell)
         if not self._engine.world.cluster_id:
             self._engine.record(ClusterCreated(time.time(), uuid.uuid4().hex[:12]))
         self._commands = Commands(self._engine, scheduler.address)
+        self._identities = Identities(settings)
+        self._policy_file = PolicyFile(settings.policy_file)
+        self._look_at_policy()
+        Retirement(scheduler, self._cordon, self._engine, settings.leave_grace)
+        self._autoscale = Autoscale(scheduler, self._cordon, self._supply, settings.slots)
+        scheduler.handlers[HELLO] = self._hello
         scheduler.handlers[REQUEST] = self._request
         scheduler.handlers[REPORT] = self._report
-        self._ticking = asyncio.create_task(self._tick(), name="resilient_nb tick")
+        self._tasks = [
+            asyncio.create_task(self._tick(), name="resilient_nb tick"),
+            asyncio.create_task(self._plan(), name="resilient_nb plan"),
+        ]
 
     async def close(self) -> None:
-        """Stop ticking and close the journal."""
-        self._ticking.cancel()
+        """Stop ticking, take nothing more and close the journal."""
+        self._closed = True
+        for task in self._tasks:
+            task.cancel()
         self._journal.close()
+
+    # --- Dask's hooks -------------------------------------------------------------------
+
+    def add_worker(self, scheduler: Scheduler, worker: str) -> None:
+        """A worker joined; which host it is on, its agent will say."""
+        self._cordon.worker_came(worker)
 
     def remove_worker(self, scheduler: Scheduler, worker: str, **_: Any) -> None:
         """A worker left: its host may need another agent to speak for it."""
+        self._cordon.worker_left(worker)
         self._engine.agent_gone(worker)
+
+    def transition(self, key: Any, start: str, finish: str, *_: Any, **__: Any) -> None:
+        """An ordinary task changed its state: a worker with one has no slot for a gang."""
+        if finish == "processing" and (host := self._cordon.task_began(key)) is not None:
+            # Dask is in the middle of its own work: only note it, decide nothing.
+            self._engine.hosts.set_busy(host, self._cordon.busy(host))
+
+    def valid_workers_downscaling(self, scheduler: Scheduler, workers: list[Any]) -> list[Any]:
+        """Of workers that could be scaled away, return those whose going breaks no lease."""
+        return self._autoscale.may_go(workers)
 
     # --- in and out ---------------------------------------------------------------------
 
@@ -100,19 +151,34 @@ class ControlPlugin(SchedulerPlugin):
         self._scheduler.stream_comms[agent].send({"op": ORDER, "order": ORDERS.pack(order)})
         return True
 
-    async def _request(self, protocol: int, request: dict[str, Any]) -> dict[str, Any]:
+    async def _hello(
+        self, comm: Any, protocol: int, claim: str = "", token: str = ""
+    ) -> dict[str, Any]:
         try:
-            if protocol != PROTOCOL:
-                raise VersionMismatch(
-                    f"This notebook speaks protocol {protocol}, the cluster {PROTOCOL}: install "
-                    "the same version of resilient_nb on both."
-                )
-            message = rq.REQUESTS.unpack(request)
-            if isinstance(message, rq.Watch):
-                return {"ok": plain(await self._watch(message))}
-            return {"ok": plain(self._commands(message))}
+            _check_protocol(protocol)
+            if await self._identities.hello(comm, claim, token):
+                return {"ok": plain(rq.Welcome(wants_token=True))}
+            known = self._identity(comm)
+            return {"ok": plain(rq.Welcome(known.user, known.source))}
         except ResilientError as error:
             return {"error": error.to_wire()}
+
+    async def _request(self, comm: Any, protocol: int, request: dict[str, Any]) -> dict[str, Any]:
+        if self._closed:
+            comm.abort()  # the client tries again, for as long as it has patience
+            return {}
+        try:
+            _check_protocol(protocol)
+            message = rq.REQUESTS.unpack(request)
+            user = self._identity(comm).user
+            if isinstance(message, rq.Watch):
+                return {"ok": plain(await self._watch(message))}
+            return {"ok": plain(self._commands(message, user))}
+        except ResilientError as error:
+            return {"error": error.to_wire()}
+
+    def _identity(self, comm: Any) -> Identity:
+        return self._identities.of(comm, self._engine.world.policy.trust_claims)
 
     async def _watch(self, request: rq.Watch) -> rq.Watched:
         job = self._commands.job(request.job)
@@ -121,17 +187,65 @@ class ControlPlugin(SchedulerPlugin):
             self._feed.version(job.id), self._engine.view(self._engine.world.jobs[job.id])
         )
 
-    async def _report(self, protocol: int, report: dict[str, Any]) -> dict[str, Any]:
+    async def _report(self, protocol: int, report: dict[str, Any]) -> dict[str, Any] | None:
+        if self._closed:
+            return None  # as if we weren't here: the agent keeps its facts
         if protocol != PROTOCOL:
             raise VersionMismatch(f"Agent protocol {protocol}, control plane {PROTOCOL}.")
-        reply: dict[str, Any] = plain(self._engine.report(build(Report, report)))
+        message = build(Report, report)
+        self._cordon.agent_said(message.agent, message.host, message.slots)
+        reply: dict[str, Any] = plain(self._engine.report(message))
         return {**reply, "cluster_id": self._engine.world.cluster_id}
+
+    # --- every second -------------------------------------------------------------------
 
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(1.0)
             try:
+                self._look_at_policy()
+                self._look_at_tasks()
                 self._engine.tick()
             except Exception:
                 # One bad second must not end all later ones; the cause is in the log.
                 logger.exception("resilient_nb: a tick failed")
+
+    def _look_at_policy(self) -> None:
+        policy = self._policy_file.poll()
+        if policy is not None:
+            self._engine.set_policy(policy)
+        self._engine.set_alert("policy", self._policy_file.alert or None)
+
+    def _look_at_tasks(self) -> None:
+        """Tell the engine which slots ordinary tasks have, and Dask that jobs are no idleness."""
+        for host, slots in self._cordon.tick(self._engine.queue.wanted_slots).items():
+            self._engine.hosts.set_busy(host, slots)
+        if self._engine.world.open:
+            self._scheduler.idle_since = None  # else `idle-timeout` would close it
+
+    def _supply(self) -> tuple[int, int]:
+        """Return the slots offered to gangs, and those wanted beyond the free ones."""
+        hosts = self._engine.hosts.for_plan(self._engine.world, self._engine.now())
+        offered = sum(host.slots for host in hosts if not host.closing)
+        return offered, self._engine.queue.wanted_slots()
+
+    async def _plan(self) -> None:
+        """Plan a long queue in small pieces, so that Dask's own work goes on."""
+        while True:
+            await asyncio.sleep(_PLAN_EVERY)
+            if not self._engine.queue.long:
+                continue
+            try:
+                for _ in self._engine.queue.work():
+                    await asyncio.sleep(0)
+                self._engine.settle()
+            except Exception:
+                logger.exception("resilient_nb: a plan failed")
+
+
+def _check_protocol(protocol: int) -> None:
+    if protocol != PROTOCOL:
+        raise VersionMismatch(
+            f"This notebook speaks protocol {protocol}, the cluster {PROTOCOL}: install "
+            "the same version of resilient_nb on both."
+        )

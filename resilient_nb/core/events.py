@@ -13,9 +13,11 @@ from resilient_nb.core.model import (
     Failure,
     JobSpec,
     Placement,
+    Priority,
     RankEnd,
     StopReason,
 )
+from resilient_nb.core.policy import Policy
 
 
 @dataclass(frozen=True)
@@ -38,18 +40,25 @@ class RunCreated(Event):
 
 @dataclass(frozen=True)
 class JobSubmitted(Event):
+    """`asked` is the priority that was asked for, if the policy's limits lowered it."""
+
     job: str
     run: str
     number: int
     request_id: str
     spec: JobSpec
+    asked: Priority | None = None
+    message: str = ""
 
 
 @dataclass(frozen=True)
 class GangReserved(Event):
+    """`workers` is 0 in journals of before there were elastic gangs: then it is the spec's."""
+
     job: str
     epoch: int
     placement: Placement
+    workers: int = 0
 
 
 @dataclass(frozen=True)
@@ -60,9 +69,13 @@ class GangStarted(Event):
 
 @dataclass(frozen=True)
 class StopRequested(Event):
+    """`by` is the job that gets the slots; `workers` the size to go on with after a resize."""
+
     job: str
     reason: StopReason
     message: str = ""
+    by: str = ""
+    workers: int = 0
 
 
 @dataclass(frozen=True)
@@ -80,6 +93,7 @@ class JobRequeued(Event):
     epoch: int
     failure: Failure | None = None
     not_before: float = 0.0
+    message: str = ""
 
 
 @dataclass(frozen=True)
@@ -122,6 +136,18 @@ class CheckpointTagged(Event):
     tag: str
 
 
+@dataclass(frozen=True)
+class PolicyChanged(Event):
+    policy: Policy
+
+
+@dataclass(frozen=True)
+class CapacityChanged(Event):
+    """The slots of all hosts together: shares are shares of it."""
+
+    slots: int
+
+
 EVENTS: dict[str, type[Event]] = {
     cls.__name__: cls
     for cls in (
@@ -139,5 +165,7 @@ EVENTS: dict[str, type[Event]] = {
         CheckpointCommitted,
         HeadMoved,
         CheckpointTagged,
+        PolicyChanged,
+        CapacityChanged,
     )
 }

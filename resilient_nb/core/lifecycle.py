@@ -12,8 +12,10 @@ from dataclasses import replace
 from typing import TypeVar
 
 from resilient_nb.core import events as ev
-from resilient_nb.core.model import Job, JobState, Run, StopReason, World
+from resilient_nb.core.accounting import charge
+from resilient_nb.core.model import Job, JobState, Run, StopReason
 from resilient_nb.core.names import checkpoint_id
+from resilient_nb.core.world import World
 from resilient_nb.errors import InvalidTransition, StaleEpoch
 
 _K = TypeVar("_K")
@@ -56,15 +58,23 @@ def next_state(job: Job, event: ev.Event) -> JobState:
 
 
 def evolve(world: World, event: ev.Event) -> World:
-    """Return the world after `event`. Pure; raises before anything is changed.
+    """Return the world after `event`, its ledger included. Pure; raises before any change.
 
     Raises:
         InvalidTransition: the event doesn't fit the state it meets.
         StaleEpoch: the event speaks of an attempt that is not the current one.
     """
+    return charge(world, _evolve(world, event), event)
+
+
+def _evolve(world: World, event: ev.Event) -> World:
     match event:
         case ev.ClusterCreated():
             return replace(world, cluster_id=event.cluster_id)
+        case ev.PolicyChanged():
+            return replace(world, policy=event.policy)
+        case ev.CapacityChanged():
+            return world
         case ev.RunCreated():
             return _run_created(world, event)
         case ev.JobSubmitted():
@@ -101,7 +111,10 @@ def _with_run(world: World, run: Run) -> World:
 
 
 def _with_job(world: World, job: Job) -> World:
-    return replace(world, jobs={**world.jobs, job.id: job})
+    still_open = {**world.open, job.id: job}
+    if job.state.final:
+        del still_open[job.id]
+    return replace(world, jobs={**world.jobs, job.id: job}, open=still_open)
 
 
 def _run(world: World, name: str) -> Run:
@@ -143,7 +156,10 @@ def _job_submitted(world: World, event: ev.JobSubmitted) -> World:
         spec=event.spec,
         state=JobState.QUEUED,
         submitted_at=event.at,
+        queued_at=event.at,
         request_id=event.request_id,
+        asked=event.asked,
+        message=event.message,
     )
     return _with_run(_with_job(world, job), replace(run, jobs=(*run.jobs, event.job)))
 
@@ -180,12 +196,15 @@ def _job_event(world: World, event: ev.Event) -> World:
         raise StaleEpoch(f"Attempt {epoch} of {job.id} is not the current one ({job.epoch}).")
     if isinstance(event, ev.RankEnded):
         _check_end(job, event.end.rank)
-    return _with_job(world, replace(_apply(job, event), state=state))
+    world = _with_job(world, replace(_apply(job, event), state=state))
+    if isinstance(event, ev.StopRequested) and event.by in world.open:
+        world = _with_job(world, replace(world.open[event.by], promised=True))
+    return world
 
 
 def _check_end(job: Job, rank: int) -> None:
     """Each rank of the gang ends once: the first account stands."""
-    if not 0 <= rank < job.spec.workers or rank in job.ends:
+    if not 0 <= rank < job.ranks or rank in job.ends:
         raise InvalidTransition(f"Rank {rank} of {job.id} can't end (again).")
 
 
@@ -193,18 +212,27 @@ def _gang_reserved(world: World, job: Job, event: ev.GangReserved) -> World:
     run = world.runs[job.run]
     if event.epoch <= run.epoch:
         raise StaleEpoch(f"Epoch {event.epoch} of run {run.name} is not after {run.epoch}.")
-    granted = [r for s in event.placement for r in range(s.first, s.first + s.count)]
-    if sorted(granted) != list(range(job.spec.workers)):
-        raise InvalidTransition(f"{job.id} needs {job.spec.workers} slots, not {len(granted)}.")
+    spec, workers = job.spec, event.workers or job.spec.workers
+    if not spec.workers <= workers <= max(spec.workers, spec.max_workers):
+        raise InvalidTransition(f"{job.id} can't have {workers} workers.")
+    ranks = [r for s in event.placement for r in range(s.first, s.first + s.count)]
+    if sorted(ranks) != list(range(spec.ranks(workers))):
+        raise InvalidTransition(f"{job.id} has {spec.ranks(workers)} ranks, not {len(ranks)}.")
     job = replace(
         job,
         state=JobState.STARTING,
         epoch=event.epoch,
         attempts=job.attempts + 1,
         placement=event.placement,
+        granted=workers,
+        claim=0,
+        promised=False,
+        restarted=False,
         started_at=event.at,
         ends={},
         stop=None,
+        stop_by="",
+        stopping_since=None,
         message="",
     )
     return _with_run(_with_job(world, job), replace(run, epoch=event.epoch))
@@ -216,27 +244,57 @@ def _apply(job: Job, event: ev.Event) -> Job:
         case ev.RankEnded():
             return replace(job, ends=_put(job.ends, event.end.rank, event.end))
         case ev.StopRequested():
-            # A person's cancel outranks what was under way; nothing outranks a cancel.
-            stop = job.stop if job.stop is StopReason.CANCEL else event.reason
-            return replace(job, stop=stop, message=event.message)
+            return _stop_requested(job, event)
         case ev.JobRequeued():
-            failures = (*job.failures, event.failure) if event.failure else job.failures
-            return replace(
-                _released(job), failures=failures, not_before=event.not_before, ended_at=None
-            )
+            return _requeued(job, event)
         case ev.JobSucceeded():
-            return replace(_released(job), returned=event.returned, ended_at=event.at)
+            return replace(_released(job, event.at), returned=event.returned, ended_at=event.at)
         case ev.JobFailed():
             return replace(
-                _released(job),
+                _released(job, event.at),
                 failures=(*job.failures, event.failure),
                 ended_at=event.at,
                 message=event.failure.message,
             )
         case ev.JobCancelled():
-            return replace(_released(job), ended_at=event.at, message=event.message)
+            return replace(_released(job, event.at), ended_at=event.at, message=event.message)
     return job
 
 
-def _released(job: Job) -> Job:
-    return replace(job, placement=(), stop=None)
+def _stop_requested(job: Job, event: ev.StopRequested) -> Job:
+    """A person's cancel outranks what was under way; nothing outranks a cancel."""
+    if job.stop is StopReason.CANCEL:
+        return replace(job, message=event.message)
+    return replace(
+        job,
+        stop=event.reason,
+        stop_by=event.by,
+        claim=event.workers,
+        message=event.message,
+        stopping_since=event.at if job.stopping_since is None else job.stopping_since,
+    )
+
+
+def _requeued(job: Job, event: ev.JobRequeued) -> Job:
+    """Back to the queue. Who left for a person or a failure comes back before others start."""
+    keeps = job.stop in (StopReason.FAILURE, StopReason.RESTART) and event.not_before <= event.at
+    return replace(
+        _released(job, event.at),
+        failures=(*job.failures, event.failure) if event.failure else job.failures,
+        not_before=event.not_before,
+        queued_at=event.at,
+        ended_at=None,
+        message=event.message,
+        claim=job.granted if keeps else job.claim if job.stop is StopReason.RESIZE else 0,
+        preempted=job.preempted + (job.stop is StopReason.PREEMPT),
+        restarted=job.stop is StopReason.RESTART,
+    )
+
+
+def _released(job: Job, at: float) -> Job:
+    """The gang's slots are free; what it held is added up."""
+    began = job.started_at if job.started_at is not None else at
+    held = job.slots * max(0.0, at - began)
+    return replace(
+        job, placement=(), granted=0, stop=None, stop_by="", attained=job.attained + held
+    )

@@ -52,6 +52,14 @@ class StopReason(StrEnum):
     FAILURE = "failure"  # a rank failed; recovery decides when all have ended
     CANCEL = "cancel"  # a person asked for it
     VACATE = "vacate"  # the slots are wanted back; the job returns to the queue
+    PREEMPT = "preempt"  # another job gets the slots; the job returns to the queue
+    RESIZE = "resize"  # goes on with another number of workers
+    RESTART = "restart"  # a person found it stuck: ended at once, goes on from the head
+
+    @property
+    def at_once(self) -> bool:
+        """Whether ranks are killed, not asked to leave at a checkpoint."""
+        return self in (StopReason.FAILURE, StopReason.RESTART)
 
 
 class Outcome(StrEnum):
@@ -92,8 +100,29 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Resources:
+    """What a rank needs, or what a slot has: CPU cores, bytes of memory, GPUs. 0: any."""
+
+    cpus: float = 0.0
+    memory: int = 0
+    gpus: int = 0
+
+
+class Scaling(StrEnum):
+    """What an elastic job keeps when its number of workers changes."""
+
+    NONE = "none"  # the global batch and the data order: the same numbers
+    LINEAR = "linear"  # the batch grows with the workers, and the learning rate with it
+    SQRT = "sqrt"  # the same, the learning rate with the square root
+
+
+@dataclass(frozen=True)
 class JobSpec:
-    """Everything that decides what a job computes and what it may use."""
+    """Everything that decides what a job computes and what it may use.
+
+    `workers` is the size of the gang, or the least of an elastic one, which uses up to
+    `max_workers` (0: a fixed size). `duration` is how long the user says it runs, in seconds.
+    """
 
     cell: Cell
     workers: int = 1
@@ -105,6 +134,24 @@ class JobSpec:
     captured: str | None = None  # digest of the blob that holds the captured names
     captured_names: tuple[str, ...] = ()
     user: str = ""
+    max_workers: int = 0
+    scaling: Scaling = Scaling.NONE
+    needs: Resources = Resources()
+    group: str = ""
+    admin: bool = False
+    after: tuple[str, ...] = ()
+    duration: float | None = None
+
+    @property
+    def elastic(self) -> bool:
+        """Whether the number of workers may change."""
+        return self.max_workers > self.workers
+
+    def ranks(self, workers: int) -> int:
+        """Return how many ranks the gang has when it holds this many workers."""
+        if not self.elastic or self.scaling is not Scaling.NONE:
+            return workers
+        return self.max_workers
 
 
 @dataclass(frozen=True)
@@ -129,7 +176,10 @@ class RemoteError:
 
 @dataclass(frozen=True)
 class RankEnd:
-    """What is known about the end of one rank. `at` is the supervisor's clock."""
+    """What is known about the end of one rank. `at` is the supervisor's clock.
+
+    `vacated_s` is how long it took to leave, in seconds from the order on (0: nobody asked).
+    """
 
     rank: int
     outcome: Outcome
@@ -141,6 +191,7 @@ class RankEnd:
     peak_rss: int = 0
     host: str = ""
     error: RemoteError | None = None
+    vacated_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -177,11 +228,20 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Share:
-    """`count` ranks on one host, beginning with rank `first`."""
+    """`count` ranks on one host, beginning with rank `first`, on `slots` of its slots.
+
+    `slots` is 0 in journals of before there were elastic gangs: then it is `count`.
+    """
 
     host: str
     first: int
     count: int
+    slots: int = 0
+
+    @property
+    def leased(self) -> int:
+        """Slots that the share holds."""
+        return self.slots or self.count
 
 
 Placement = tuple[Share, ...]
@@ -189,7 +249,21 @@ Placement = tuple[Share, ...]
 
 @dataclass(frozen=True)
 class Job:
-    """One submitted cell and how far it is. `ends` are those of the current attempt."""
+    """One submitted cell and how far it is. `ends` are those of the current attempt.
+
+    Attributes:
+        granted: workers held by the current attempt (0 while it waits).
+        claim: workers that it gets back before other jobs start: it was resized or failed
+            through no fault of its own.
+        restarted: its last attempt was ended by a person's restart.
+        promised: others were asked to leave so that this job starts.
+        stop_by: the job that it was asked to leave for.
+        stopping_since: when it was first asked to leave.
+        queued_at: since when it waits.
+        attained: slot-seconds held by earlier attempts.
+        preempted: how often it left for others.
+        asked: the priority that was asked for, if limits lowered it.
+    """
 
     id: str
     run: str
@@ -209,11 +283,31 @@ class Job:
     ended_at: float | None = None
     message: str = ""
     returned: tuple[str, ...] = ()
+    granted: int = 0
+    claim: int = 0
+    promised: bool = False
+    restarted: bool = False
+    stop_by: str = ""
+    stopping_since: float | None = None
+    queued_at: float = 0.0
+    attained: float = 0.0
+    preempted: int = 0
+    asked: Priority | None = None
+
+    @property
+    def ranks(self) -> int:
+        """How many ranks the current attempt has."""
+        return self.spec.ranks(self.granted)
+
+    @property
+    def slots(self) -> int:
+        """Slots that its gang holds now."""
+        return sum(share.leased for share in self.placement)
 
     @property
     def gang_ended(self) -> bool:
         """Whether every rank of the current attempt has ended."""
-        return len(self.ends) == self.spec.workers
+        return len(self.ends) == self.ranks
 
 
 @dataclass(frozen=True)
@@ -228,23 +322,3 @@ class Run:
     checkpoints: Mapping[str, Checkpoint] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     forked_from: str | None = None
-
-
-@dataclass(frozen=True)
-class World:
-    """The whole truth about jobs: a fold of the journal."""
-
-    cluster_id: str = ""
-    runs: Mapping[str, Run] = field(default_factory=dict)
-    jobs: Mapping[str, Job] = field(default_factory=dict)
-
-    def checkpoint(self, identity: str) -> Checkpoint:
-        """Return a checkpoint by its identity, whichever run it belongs to."""
-        return self.runs[identity.partition("/")[0]].checkpoints[identity]
-
-    def active_job(self, run: str) -> Job | None:
-        """Return the run's unfinished job; there is at most one."""
-        for identity in reversed(self.runs[run].jobs):
-            if not self.jobs[identity].state.final:
-                return self.jobs[identity]
-        return None

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from resilient_nb.core.model import Checkpoint, Failure, Job, JobState, RankEnd, Run, World
+from resilient_nb.core.model import Checkpoint, Failure, Job, JobState, RankEnd, Run
+from resilient_nb.core.world import World
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,13 @@ class JobView:
     failures: tuple[Failure, ...]
     notes: tuple[str, ...]
     label: str
+    max_workers: int = 0  # 0: a gang of fixed size
+    held: int = 0  # workers held now
+    group: str = ""
+    admin: bool = False
+    after: tuple[str, ...] = ()
+    position: int | None = None  # among those that wait, from 1
+    starts_at: float | None = None  # when a waiting job is expected to start, if that is known
 
 
 @dataclass(frozen=True)
@@ -91,6 +99,70 @@ class RunView:
     checkpoints: tuple[CheckpointView, ...]
     jobs: tuple[str, ...]
     active_job: str | None
+
+
+@dataclass(frozen=True)
+class QueueRow:
+    """An unfinished job in the queue's order; `position` counts those that wait, from 1.
+
+    `starts_at` is when it is expected to start (None if nothing is known, or it runs).
+    """
+
+    job: str
+    state: JobState
+    user: str
+    group: str
+    priority: str
+    admin: bool
+    workers: int
+    max_workers: int
+    held: int
+    position: int | None
+    submitted_at: float
+    reason: str
+    rule: str = ""
+    starts_at: float | None = None
+
+
+@dataclass(frozen=True)
+class ShareRow:
+    """A group's (`user` is "") or a user's share: slots entitled to now, held and waited for.
+
+    `used` is the decayed service so far as a share of everybody's, from 0 to 1; `due` the
+    share that was its by entitlement.
+    """
+
+    group: str
+    user: str
+    weight: float
+    entitled: float
+    held: int
+    waiting: int
+    used: float
+    due: float
+
+
+@dataclass(frozen=True)
+class QueueReport:
+    """What `%resilient queue` shows."""
+
+    slots: int
+    used: int
+    jobs: tuple[QueueRow, ...]
+    shares: tuple[ShareRow, ...]
+    alerts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class WhyReport:
+    """Why a job is where it is: the rule, in words, and what would start it now."""
+
+    job: str
+    state: JobState
+    rule: str
+    reason: str
+    starts_at: float | None = None
+    remedies: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -128,6 +200,8 @@ class Live:
     series: Mapping[str, tuple[tuple[int, float], ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     waiting: str = ""
+    position: int | None = None
+    starts_at: float | None = None
 
 
 def checkpoint_view(run: Run, checkpoint: Checkpoint, root: str) -> CheckpointView:
@@ -188,6 +262,13 @@ def job_view(world: World, job: Job, live: Live, root: str) -> JobView:
         failures=job.failures,
         notes=live.notes,
         label=job.spec.cell.label,
+        max_workers=job.spec.max_workers,
+        held=job.granted,
+        group=job.spec.group,
+        admin=job.spec.admin,
+        after=job.spec.after,
+        position=live.position,
+        starts_at=live.starts_at,
     )
 
 

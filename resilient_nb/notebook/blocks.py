@@ -175,7 +175,11 @@ class Charts:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table. `kind`: text, right, state, mono, or tree (keeps its spaces)."""
+    """A column of a table.
+
+    `kind`: text, right, state, mono, tree (keeps its spaces), or below (a sentence, which gets a
+    line of its own under its row).
+    """
 
     title: str
     kind: str = "text"
@@ -193,12 +197,9 @@ class Table:
     def html(self) -> Markup:
         heads = [
             tag("th", c.title, scope="col", class_="rnb-right" if c.kind == "right" else "")
-            for c in self.columns
+            for c in self._beside()
         ]
-        body = [
-            tag("tr", *(_cell(c, text) for c, text in zip(self.columns, row, strict=True)))
-            for row in self.rows
-        ]
+        body = [self._row_html(row) for row in self.rows]
         table = tag(
             "table", tag("thead", tag("tr", *heads)), tag("tbody", *body), class_="rnb-table"
         )
@@ -209,26 +210,55 @@ class Table:
         )
 
     def text(self) -> str:
-        rows = [[_plain(c, t) for c, t in zip(self.columns, r, strict=True)] for r in self.rows]
-        heads = [[c.title for c in self.columns]] if rows else []
-        lines = columns(heads + rows, [c.kind == "right" for c in self.columns], WIDTH - 2)
+        rows = [[_plain(*cell) for cell in self._cells(row)] for row in self.rows]
+        heads = [[c.title for c in self._beside()]] if rows else []
+        right = [c.kind == "right" for c in self._beside()]
+        lines = columns(heads + rows, right, WIDTH - 2)
+        parts = lines[:1]
+        for line, row in zip(lines[1:], self.rows, strict=True):
+            parts += [line, *(part for said in self._below(row) for part in wrapped(said, "    "))]
         title = [f"\n{one_line(self.title)}"] if self.title else []
-        return "\n".join([*title, *_indented(lines), *wrapped(one_line(self.more), "  ")])
+        return "\n".join([*title, *_indented(parts), *wrapped(one_line(self.more), "  ")])
+
+    def _row_html(self, row: tuple[str, ...]) -> Markup:
+        wide = str(len(self._beside()))
+        below = [
+            tag("tr", tag("td", said, colspan=wide, class_="rnb-below"))
+            for said in self._below(row)
+        ]
+        return together(tag("tr", *(_cell(*cell) for cell in self._cells(row))), *below)
+
+    def _beside(self) -> list[Column]:
+        return [c for c in self.columns if c.kind != "below"]
+
+    def _cells(self, row: tuple[str, ...]) -> list[tuple[Column, str]]:
+        return [(c, t) for c, t in zip(self.columns, row, strict=True) if c.kind != "below"]
+
+    def _below(self, row: tuple[str, ...]) -> list[str]:
+        said = [one_line(row[i]) for i, c in enumerate(self.columns) if c.kind == "below"]
+        return [text for text in said if text]
 
 
 @dataclass(frozen=True)
 class Items:
-    """A titled list of sentences."""
+    """A titled list of sentences. What they have in backticks is code."""
 
     title: str
     items: tuple[str, ...]
+    numbered: bool = False
 
     def html(self) -> Markup:
-        rows = [tag("li", one_line(item)) for item in self.items]
-        return together(tag("div", self.title, class_="rnb-title"), tag("ul", *rows))
+        rows = [tag("li", _with_code(one_line(item))) for item in self.items]
+        listed = tag("ol" if self.numbered else "ul", *rows)
+        return together(tag("div", self.title, class_="rnb-title"), listed)
 
     def text(self) -> str:
-        lines = [line for item in self.items for line in wrapped(one_line(item), "- ")]
+        leads = [f"{n}. " if self.numbered else "- " for n in range(1, len(self.items) + 1)]
+        lines = [
+            line
+            for lead, item in zip(leads, self.items, strict=True)
+            for line in wrapped(one_line(item), lead)
+        ]
         return "\n".join([f"\n{self.title}", *_indented(lines)])
 
 
@@ -287,6 +317,13 @@ def wrapped(text: str, lead: str = "") -> list[str]:
         text, WIDTH - 4, initial_indent=lead, subsequent_indent=" " * len(lead),
         break_on_hyphens=False,
     )  # fmt: skip
+
+
+def _with_code(text: str) -> Markup:
+    parts = text.split("`")
+    if len(parts) % 2 == 0:  # a backtick without its fellow means itself
+        return together(text)
+    return together(*(tag("code", p) if n % 2 else p for n, p in enumerate(parts)))
 
 
 def _indented(lines: Sequence[str], by: int = 2) -> list[str]:

@@ -20,8 +20,8 @@ from resilient_nb.notebook.namespace import RUNTIME, Notebook, is_history
 from resilient_nb.notebook.options import CellOptions
 from resilient_nb.notebook.pickling import Pickled, pickled, sizes
 from resilient_nb.notebook.summary import describe
-from resilient_nb.notebook.values import did_you_mean
-from resilient_nb.notebook.words import size
+from resilient_nb.notebook.values import Workers, did_you_mean
+from resilient_nb.notebook.words import duration, size
 
 __all__ = [
     "Capture",
@@ -184,11 +184,34 @@ def _options_text(options: CellOptions) -> str:
     start = f"fork {options.fork}" if options.fork else f"resume {options.resume}"
     every = options.checkpoint_every
     checkpoints = f"checkpoint every {every}" if every != Interval() else "no periodic checkpoints"
-    return (
-        f"Run {options.name or '(named when submitted)'}: {_count(options.workers, 'worker')}, "
-        f"priority {options.priority}, {checkpoints}, retries {options.retries}, {start}, "
-        f"seed {options.seed}."
-    )
+    parts = [
+        _workers_text(options.workers),
+        f"learning rate scaled {options.scale_lr}" if options.scale_lr else "",
+        _needs_text(options),
+        f"priority {options.priority}" + (" in the admin lane" if options.admin else ""),
+        f"group {options.group}" if options.group else "",
+        f"after {', '.join(options.after)}" if options.after else "",
+        f"expected to run {duration(options.duration)}" if options.duration else "",
+        checkpoints, f"retries {options.retries}", start, f"seed {options.seed}",
+    ]  # fmt: skip
+    said = ", ".join(part for part in parts if part)
+    return f"Run {options.name or '(named when submitted)'}: {said}."
+
+
+def _workers_text(workers: Workers) -> str:
+    if workers.most:
+        return f"{workers.least} to {workers.most} workers (elastic)"
+    return _count(workers.least, "worker")
+
+
+def _needs_text(options: CellOptions) -> str:
+    needs = [
+        f"{options.cpus:g} cores" if options.cpus else "",
+        f"{size(options.memory)} of memory" if options.memory else "",
+        _count(options.gpus, "GPU") if options.gpus else "",
+    ]
+    said = " and ".join(need for need in needs if need)
+    return f"each with {said}" if said else ""
 
 
 def _count(number: int, noun: str) -> str:

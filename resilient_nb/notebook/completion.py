@@ -78,9 +78,10 @@ def _unused(verb: Verb, words: Iterable[str]) -> list[str]:
 
 
 def _values(option: Option, word: str, places: Sequence[str], names: Names) -> list[str]:
-    if option.expects is Expects.VARIABLES:
+    if option.expects in (Expects.VARIABLES, Expects.JOBS):
         chosen, comma, last = word.rpartition(",")
-        rest = [name for name in names.variables if name not in chosen.split(",")]
+        known = _candidates(option.expects, places, names)
+        rest = [name for name in known if name not in chosen.split(",")]
         return [f"{chosen}{comma}{name}" for name in _starting(last, rest)]
     return _starting(word, [*option.choices, *_candidates(option.expects, places, names)])
 
@@ -89,8 +90,10 @@ def _candidates(expects: Expects, places: Sequence[str], names: Names) -> list[s
     match expects:
         case Expects.RUN:
             return list(names.runs)
-        case Expects.JOB:
+        case Expects.JOB | Expects.JOBS:
             return [*names.jobs, *names.runs]
+        case Expects.VARIABLES:
+            return list(names.variables)
         case Expects.REFERENCE:
             return [*names.checkpoints, *names.runs]
         case Expects.POINT:

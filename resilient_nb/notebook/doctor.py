@@ -11,21 +11,33 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 
 from resilient_nb.config import Settings
+from resilient_nb.control.identity import SOURCES
 from resilient_nb.core.views import ClusterView
 from resilient_nb.notebook.panel import Rich
+from resilient_nb.wire.requests import Welcome
 
 _PACKAGES = ("torch", "zarr", "distributed", "ipython", "ipywidgets", "msgspec")
 _LITTLE_DISK = 2 << 30
 
 
-def doctor(settings: Settings, cluster: ClusterView | None, why_not: str) -> Rich[dict[str, str]]:
-    """Return one line a check; what is wrong begins with "!"."""
+def doctor(
+    settings: Settings, cluster: ClusterView | None, why_not: str, you: Welcome | None = None
+) -> Rich[dict[str, str]]:
+    """Return one line a check; what is wrong begins with "!".
+
+    Args:
+        settings: those of this process.
+        cluster: the one in use, if it answers.
+        why_not: else what is the matter with it.
+        you: who the cluster takes this user for.
+    """
     found = {
         "python": f"{platform.python_version()} ({sys.executable})",
         "platform": _platform(),
         "packages": ", ".join(_version(name) for name in _PACKAGES),
         "home": _folder(settings),
         "cluster": _cluster(cluster, why_not),
+        "you": _you(you),
         "jupyterlab": "found" if importlib.util.find_spec("jupyterlab") else "not installed",
     }
     text = "\n".join(f"{name:11} {value}" for name, value in found.items())
@@ -53,6 +65,12 @@ def _folder(settings: Settings) -> str:
     free = shutil.disk_usage(place).free
     mark = "! only " if free < _LITTLE_DISK else ""
     return f"{settings.home}, {mark}{free / (1 << 30):.1f} GiB free"
+
+
+def _you(welcome: Welcome | None) -> str:
+    if welcome is None or not welcome.user:
+        return "not known without a cluster"
+    return f"{welcome.user}, {SOURCES.get(welcome.source, welcome.source)}"
 
 
 def _cluster(view: ClusterView | None, why_not: str) -> str:

@@ -6,24 +6,24 @@ state itself. With `--json` the text is JSON whose schema `schema` prints.
 
 from __future__ import annotations
 
-import html
+import re
 from collections.abc import Callable, Mapping
+from html import escape
 from typing import Any
 
 from resilient_nb import connection
 from resilient_nb.api import Job, Run, load
+from resilient_nb.client import Tls
 from resilient_nb.cluster import embedded
 from resilient_nb.config import load_settings
-from resilient_nb.core.explain import failure_text
-from resilient_nb.core.model import JobState
-from resilient_nb.core.views import JobView
+from resilient_nb.core.views import JobView, QueueReport, WhyReport
 from resilient_nb.errors import ClusterUnreachable, InvalidRequest
-from resilient_nb.notebook import reports
+from resilient_nb.notebook import queue_reports, reports, words
 from resilient_nb.notebook.doctor import doctor
 from resilient_nb.notebook.options import Command, help_text
 from resilient_nb.notebook.panel import Rich, panel_html, panel_text
 from resilient_nb.wire.codec import plain, schema, to_json
-from resilient_nb.wire.requests import REPORTS, Submitted
+from resilient_nb.wire.requests import REPORTS
 
 Arguments = Mapping[str, Any]
 
@@ -50,6 +50,8 @@ def execute(command: Command, shell: Any = None) -> Any:
         return _said(to_json(plain(result.data)).decode(), shell)
     if isinstance(result, str):
         return _said(result, shell)
+    if command.verb == "why" and shell is None:
+        return _for_shell(result.text)
     return _summary(result) if command.verb == "load" and shell is None else result
 
 
@@ -60,6 +62,11 @@ def _said(text: str, shell: Any) -> str | None:
     if text:
         print(text)
     return None
+
+
+def _for_shell(text: str) -> str:
+    """Return what is to be pasted as a shell takes it."""
+    return re.sub(r"(?<!%)%resilient ", "resilient ", text)
 
 
 def _up(arguments: Arguments) -> Rich[Any]:
@@ -74,7 +81,8 @@ def _down(_: Arguments) -> str:
 
 
 def _connect(arguments: Arguments) -> Rich[Any]:
-    return _cluster(connection.connect(arguments["address"]))
+    files = (arguments[name] or "" for name in ("ca_file", "cert", "key"))
+    return _cluster(connection.connect(arguments["address"], Tls(*files)))
 
 
 def _status(_: Arguments) -> Rich[Any]:
@@ -113,8 +121,12 @@ def _logs(arguments: Arguments) -> Any:
     if arguments["follow"]:
         job.logs(rank or 0, epoch, follow=True)
         return ""
-    ranks = [rank] if rank is not None else list(range(job.view.workers))
+    view = job.view
+    # An elastic gang has had more ranks or fewer; those that said nothing are left out.
+    most = max(view.workers, view.max_workers, len(view.ranks))
+    ranks = [rank] if rank is not None else list(range(most))
     texts = {n: job.logs(n, epoch, tail) for n in ranks}
+    texts = {n: text for n, text in texts.items() if text or rank is not None or n < view.workers}
     if arguments.get("json"):
         return Rich("", "", {"job": job.id, "ranks": texts})
     if len(texts) == 1:
@@ -130,6 +142,21 @@ def _cancel(arguments: Arguments) -> str:
     job.cancel()
     view = job.wait(load_settings().leave_grace + 10.0)
     return f"{job.id} is {view.state} at step {view.step}. `resume {view.run}` goes on."
+
+
+def _restart(arguments: Arguments) -> Rich[JobView]:
+    job = _job(arguments)
+    before = job.view
+    if before.state.final:
+        raise InvalidRequest(
+            f"{job.id} has ended ({before.state}): there is nothing to restart. "
+            f"`resume {before.run}` goes on from its head."
+        )
+    view = job.restart()
+    head = job.run.view.head
+    start = words.reference(head) if head else "the beginning"
+    text = f"The ranks of {job.id} are ended; it starts again from {start}."
+    return Rich(text, f"<p>{escape(text)}</p>", view)
 
 
 def _resume(arguments: Arguments) -> str:
@@ -185,30 +212,28 @@ def _summary(state: Any) -> str:
     return "\n".join([head, *(f"  {name}" for name in names)])
 
 
-def _why(arguments: Arguments) -> Rich[JobView]:
-    view = _job(arguments).view
-    lines = [f"{view.id} is {view.state}."]
-    if view.reason and view.state is JobState.QUEUED:
-        lines.append(view.reason)
-    for number, failure in enumerate(view.failures, 1):
-        lines.append(f"\nFailure {number}: {failure_text(failure, view.label)}")
-        if failure.decision == "retry":
-            came = failure.resumes_from
-            lines.append(f"Went on from {'the beginning' if came is None else f'step {came}'}.")
-    text = "\n".join(lines)
-    return Rich(text, f"<pre>{html.escape(text)}</pre>", view)
+def _queue(_: Arguments) -> Rich[QueueReport]:
+    report = connection.current().queue()
+    return Rich(queue_reports.queue_text(report), queue_reports.queue_html(report), report)
+
+
+def _why(arguments: Arguments) -> Rich[WhyReport]:
+    job = _job(arguments)
+    report, view = job.why(), job.view
+    return Rich(queue_reports.why_text(report, view), queue_reports.why_html(report, view), report)
 
 
 def _doctor(_: Arguments) -> Rich[Any]:
     try:
-        view = connection.current().cluster()
+        client = connection.current()
+        view, you = client.cluster(), client.identity()
     except ClusterUnreachable as error:
         return doctor(load_settings(), None, str(error))
-    return doctor(load_settings(), view, "")
+    return doctor(load_settings(), view, "", you)
 
 
 def _schema(_: Arguments) -> str:
-    return to_json(schema(*REPORTS, Submitted)).decode()
+    return to_json(schema(*REPORTS)).decode()
 
 
 _VERBS: dict[str, Callable[[Arguments], Any]] = {
@@ -217,11 +242,13 @@ _VERBS: dict[str, Callable[[Arguments], Any]] = {
     "connect": _connect,
     "status": _status,
     "workers": _status,
+    "queue": _queue,
     "jobs": _jobs,
     "show": _show,
     "panel": _panel,
     "logs": _logs,
     "cancel": _cancel,
+    "restart": _restart,
     "resume": _resume,
     "rollback": _rollback,
     "checkpoints": _checkpoints,

@@ -13,7 +13,7 @@ from resilient_nb.api import Job, Run
 from resilient_nb.client import Client
 from resilient_nb.cluster import embedded
 from resilient_nb.config import Settings, load_settings
-from resilient_nb.core.model import Cell, JobSpec, Priority
+from resilient_nb.core.model import Cell, JobSpec, Priority, Resources, Scaling
 from resilient_nb.errors import ClusterUnreachable, InvalidRequest, ResilientError
 from resilient_nb.notebook.capture import (
     Capture,
@@ -93,7 +93,7 @@ class ResilientMagics(Magics):
             return
         settings = load_settings()
         client = current_or_new(settings)
-        self._run(client, settings, options, _spec(options, captured, source, label, settings))
+        self._run(client, settings, options, job_spec(options, captured, source, label, settings))
 
     def _run(self, client: Client, settings: Settings, options: CellOptions, made: Any) -> None:
         spec, payload = made
@@ -167,13 +167,17 @@ def _analyse(source: str, label: str) -> CellNames:
         raise InvalidRequest(f"the cell doesn't compile.\n{text}") from None
 
 
-def _spec(
+def job_spec(
     options: CellOptions, captured: Capture, source: str, label: str, settings: Settings
 ) -> tuple[JobSpec, bytes]:
+    """Return what to submit, and the payload to send before it (empty if there is none)."""
     payload = captured.payload if captured.entries else b""
     spec = JobSpec(
         cell=Cell(source, label, label, dict(captured.sources)),
-        workers=options.workers,
+        workers=options.workers.least,
+        max_workers=options.workers.most,
+        scaling=Scaling(options.scale_lr) if options.scale_lr else Scaling.NONE,
+        needs=Resources(options.cpus, options.memory, options.gpus),
         priority=Priority(options.priority),
         interval=options.checkpoint_every,
         retries=options.retries,
@@ -182,5 +186,9 @@ def _spec(
         captured=captured.digest if payload else None,
         captured_names=tuple(entry.name for entry in captured.entries),
         user=settings.user,
+        group=options.group or "",
+        admin=options.admin,
+        after=options.after,
+        duration=options.duration,
     )
     return spec, payload

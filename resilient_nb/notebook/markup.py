@@ -87,12 +87,15 @@ vertical-align:baseline;border:0;line-height:1.5;color:inherit}
 .rnb .rnb-table .rnb-right{text-align:right}
 .rnb .rnb-table .rnb-tight{white-space:nowrap}
 .rnb .rnb-table .rnb-tree{white-space:pre}
+.rnb .rnb-table .rnb-below{padding-left:28px;opacity:.75}
 .rnb .rnb-mono,.rnb pre{font-family:var(--jp-code-font-family,ui-monospace,monospace);
 font-size:var(--jp-code-font-size,12px)}
 .rnb pre{margin:4px 0 0;padding:6px 10px;background:var(--rnb-soft);color:inherit;border:0;
 border-radius:4px;max-height:24em;overflow:auto;white-space:pre-wrap;overflow-wrap:anywhere;
 line-height:1.4}
-.rnb ul{margin:0;padding-left:18px}
+.rnb ul,.rnb ol{margin:0;padding-left:22px}
+.rnb code{font-family:var(--jp-code-font-family,ui-monospace,monospace);color:inherit;
+font-size:var(--jp-code-font-size,12px);background:var(--rnb-soft);padding:0 3px}
 .rnb li{margin:0}
 .rnb details{margin-top:4px}.rnb summary{cursor:pointer}
 """

@@ -16,7 +16,14 @@ from typing import Literal, NoReturn
 from resilient_nb.core.model import Interval
 from resilient_nb.core.names import Reference
 from resilient_nb.errors import InvalidRequest
-from resilient_nb.notebook.values import EVERY_30_S, Resume, did_you_mean, is_number
+from resilient_nb.notebook.values import (
+    EVERY_30_S,
+    ONE,
+    Resume,
+    Workers,
+    did_you_mean,
+    is_number,
+)
 from resilient_nb.notebook.verbs import CELL, NOT_YET_OPTIONS, NOT_YET_VERBS, VERBS, Parsed, Verb
 
 __all__ = [
@@ -24,6 +31,7 @@ __all__ = [
     "Command",
     "Interval",
     "Surface",
+    "Workers",
     "help_text",
     "parse_arguments",
     "parse_cell_line",
@@ -37,11 +45,22 @@ _HELP = ("-h", "--help")
 
 @dataclass(frozen=True)
 class CellOptions:
-    """How a cell is to run. A name of None leaves the choice to the control plane."""
+    """How a cell is to run. A name or group of None leaves the choice to the control plane.
+
+    `memory` is in bytes, `duration` in seconds; 0 of memory, cpus or gpus means any.
+    """
 
     name: str | None = None
-    workers: int = 1
+    workers: Workers = ONE
+    scale_lr: str | None = None
+    memory: int = 0
+    cpus: float = 0.0
+    gpus: int = 0
     priority: str = "normal"
+    group: str | None = None
+    after: tuple[str, ...] = ()
+    duration: float | None = None
+    admin: bool = False
     checkpoint_every: Interval = EVERY_30_S
     retries: int = 3
     out: tuple[str, ...] = ()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from resilient_nb.core.model import Failure, Frame, JobState, RemoteError
+from resilient_nb.core.policy import DEFAULT_GROUP
 from resilient_nb.core.recovery import USER_ERROR
 from resilient_nb.core.views import CheckpointView, JobView, LiveRank
 from resilient_nb.notebook import words
@@ -109,12 +110,16 @@ def _job(view: JobView, tail: str, notice: str, moment: Moment) -> list[Block]:
     if notice:
         blocks.append(Note("", notice, "wait"))
     if view.state is JobState.QUEUED:
-        blocks.append(Note("Waiting:", view.reason or "for its turn.", "wait"))
+        place = f"Number {view.position} in the queue." if view.position else ""
+        starts = f"Expected to start: {moment.ahead(view.starts_at)}." if view.starts_at else ""
+        more = f"(%resilient why {view.id} says more.)"
+        why = " ".join(t for t in (view.reason or "for its turn.", place, starts, more) if t)
+        blocks.append(Note("Waiting:", why, "wait"))
     elif view.state is JobState.STOPPING and view.reason:
         blocks.append(Note("Stopping:", view.reason, "wait"))
     if view.state is not JobState.QUEUED or view.step:
         blocks.append(_progress(view))
-    blocks += _failures(view, moment)
+    blocks += failure_blocks(view, moment)
     blocks += _ending(view)
     blocks.append(Charts(view.series))
     if view.ranks:
@@ -133,9 +138,11 @@ def _head(view: JobView, moment: Moment) -> Head:
     return Head(
         view.id,
         view.state.value,
-        (view.label, f"{view.priority} priority", words.count(view.workers, "worker"), again),
+        (view.label, f"{view.priority} priority", *_gang(view), again),
         (
             f"by {view.user}" if view.user else "",
+            group_said(view),
+            f"after {', '.join(view.after)}" if view.after else "",
             f"submitted {moment.clock(view.submitted_at)}",
             _time_spent(view, moment),
             _results(view),
@@ -143,6 +150,21 @@ def _head(view: JobView, moment: Moment) -> Head:
         # A final panel is a document: when it was drawn says nothing.
         "" if view.state.final else f"as of {moment.stamp()}",
     )
+
+
+def group_said(view: JobView) -> str:
+    """Return a job's group in words; nothing for those that are in none."""
+    return f"group {view.group}" if view.group not in ("", DEFAULT_GROUP) else ""
+
+
+def _gang(view: JobView) -> tuple[str, ...]:
+    lane = "admin lane" if view.admin else ""
+    if view.max_workers <= view.workers:
+        return (words.count(view.workers, "worker"), lane)
+    sizes = f"{words.gang(view.workers, view.max_workers, view.held)} workers"
+    # An elastic gang keeps its number of ranks and shares fewer workers among them.
+    ranks = len(view.ranks) if view.held else 0
+    return (sizes, words.count(ranks, "rank") if ranks not in (0, view.held) else "", lane)
 
 
 def _time_spent(view: JobView, moment: Moment) -> str:
@@ -187,7 +209,8 @@ def _ending(view: JobView) -> list[Block]:
     return blocks
 
 
-def _failures(view: JobView, moment: Moment) -> list[Block]:
+def failure_blocks(view: JobView, moment: Moment) -> list[Block]:
+    """Return what went wrong in a job's attempts, and what was decided each time."""
     shown = view.failures[-_MOST_FAILURES:]
     blocks: list[Block] = []
     if len(view.failures) > len(shown):

@@ -135,7 +135,8 @@ def _job_row(view: JobView, moment: Moment) -> tuple[str, ...]:
     return (
         view.id, view.state.value, step,
         words.duration(view.eta_s) if view.eta_s is not None and not view.state.final else "",
-        str(view.workers), view.priority, view.user, moment.clock(view.submitted_at), view.reason,
+        words.gang(view.workers, view.max_workers, view.held), view.priority, view.user,
+        moment.clock(view.submitted_at), view.reason,
     )  # fmt: skip
 
 

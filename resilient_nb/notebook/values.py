@@ -9,24 +9,46 @@ from __future__ import annotations
 import keyword
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal
 
-from resilient_nb.core.model import Interval
+from resilient_nb.core.model import Interval, Priority, Scaling
 from resilient_nb.core.names import Reference, check_name, parse_reference, split_job
 from resilient_nb.errors import InvalidRequest
 
 Convert = Callable[[str, str], object]
 Resume = Literal["auto", "never"] | Reference
 
-PRIORITIES = ("low", "normal", "high", "urgent")
+PRIORITIES = tuple(level.value for level in Priority)
+SCALINGS = tuple(rule.value for rule in Scaling if rule is not Scaling.NONE)
+
+#: The widest gang, the longest expected run time in seconds, and the most memory in bytes.
+MOST_WORKERS, LONGEST, MOST_MEMORY = 1024, 366 * 86400.0, 1 << 50
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)\Z")
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_ELASTIC = re.compile(r"\d*:\d*\Z")
-
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SPAN = re.compile(
+    "".join(rf"(?:(?P<{unit}>\d+(?:\.\d+)?){unit})?" for unit in ("d", "h", "m", "s")) + r"\Z"
+)
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMGT]i?)?(B)?\Z", re.IGNORECASE)
+_DECIMAL = re.compile(r"\d+(?:\.\d+)?\Z", re.ASCII)
 
 EVERY_30_S = Interval(seconds=30.0)
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The size of a gang: `least` workers, or any number from there to `most` (0: just least)."""
+
+    least: int = 1
+    most: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.least}:{self.most}" if self.most else str(self.least)
+
+
+ONE = Workers()
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -60,13 +82,75 @@ def whole(least: int, most: int | None = None) -> Convert:
     return convert
 
 
-def cell_workers(label: str, value: str) -> object:
-    """Take the number of ranks of a gang."""
-    if _ELASTIC.match(value):
+def workers(label: str, value: str) -> Workers:
+    """Take `4`, or `2:8` for a gang that may grow and shrink between these."""
+    least, colon, most = value.partition(":")
+    if not colon:
+        return Workers(_workers(label, value, value))
+    if not least or not most:
         raise InvalidRequest(
-            f"{label} {value}: elastic gangs are not available yet; give one number."
+            f"{label} {value}: an end is missing. Write the least and the most, "
+            f"such as {label} 2:8."
         )
-    return whole(1, 1024)(label, value)
+    low, high = _workers(label, least, value), _workers(label, most, value)
+    if low > high:
+        raise InvalidRequest(
+            f"{label} {value}: the least, {low}, is more than the most, {high}. "
+            f"Write {label} {high}:{low}."
+        )
+    return Workers(low, high if high > low else 0)
+
+
+def _workers(label: str, number: str, value: str) -> int:
+    if is_number(number) and len(number) < 10 and 1 <= int(number) <= MOST_WORKERS:
+        return int(number)
+    raise InvalidRequest(
+        f"{label} takes a whole number from 1 to {MOST_WORKERS}, or two as MIN:MAX, not {value!r}."
+    )
+
+
+def memory(label: str, value: str) -> int:
+    """Take a size with its unit, `2GiB` or `500MB`, as bytes."""
+    found = _SIZE.match(value) if value.isascii() else None
+    if found is None:
+        raise InvalidRequest(f"{label} takes a size such as 2GiB or 500MB, not {value!r}.")
+    number, scale, byte = found[1], (found[2] or "").upper(), found[3]
+    if not scale:
+        raise InvalidRequest(f"{label} {value}: of what? Write {number}MiB or {number}GiB.")
+    if not byte:
+        raise InvalidRequest(
+            f"{label} {value}: write {number}{scale[0]}iB (powers of 1024) or "
+            f"{number}{scale[0]}B (powers of 1000)."
+        )
+    power = "KMGT".index(scale[0]) + 1
+    size = float(number) * (1024 if len(scale) == 2 else 1000) ** power
+    if not 1 <= size <= MOST_MEMORY:
+        raise InvalidRequest(f"{label} {value} is no size of a memory; leave it out for any.")
+    return int(size)
+
+
+def cores(label: str, value: str) -> float:
+    """Take a number of CPU cores, also a part of one: `4`, `0.5`."""
+    number = float(value) if _DECIMAL.match(value) else 0.0
+    if not 0 < number <= 4096:
+        raise InvalidRequest(
+            f"{label} takes a number of cores such as 4 or 0.5, not {value!r}. "
+            "Leave it out for any."
+        )
+    return number
+
+
+def span(label: str, value: str) -> float:
+    """Take how long something lasts, `90m`, `2h`, `1h30m` or `3d`, as seconds."""
+    found = _SPAN.match(value) if value.isascii() else None
+    parts = found.groupdict() if found else {}
+    seconds = sum(float(n) * _SECONDS[unit] for unit, n in parts.items() if n)
+    if seconds > LONGEST:
+        raise InvalidRequest(f"{label} {value} is more than a year; leave it out if unknown.")
+    if seconds > 0:
+        return seconds
+    hint = f" {value} of what? Write {value}m or {value}h." if is_number(value) else ""
+    raise InvalidRequest(f"{label} takes a time such as 90m, 2h, 1h30m or 3d, not {value!r}.{hint}")
 
 
 def one_of(*choices: str) -> Convert:
@@ -151,6 +235,26 @@ def job_or_run(label: str, value: str) -> str:
     """Take `digits#2`, or `digits` for the run's latest job."""
     split_job(value)
     return value
+
+
+def jobs_or_runs(label: str, value: str) -> tuple[str, ...]:
+    """Take jobs, or runs for their latest jobs, separated by commas: `prep,digits#2`."""
+    names = tuple(part.strip() for part in value.split(","))
+    for index, name in enumerate(names):
+        if not name:
+            raise InvalidRequest(
+                f"{label} {value}: a job is missing. Write jobs with commas and no spaces, "
+                f"for example {label} prep,digits#2."
+            )
+        split_job(name)
+        if name in names[:index]:
+            raise InvalidRequest(f"{label} names {name} twice.")
+    return names
+
+
+def group(label: str, value: str) -> str:
+    """Take a group's name, as the cluster's policy file has it."""
+    return check_name(value, "group")
 
 
 def tag_name(label: str, value: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from resilient_nb.core.names import Reference
 from resilient_nb.errors import InvalidRequest
 from resilient_nb.notebook import values
-from resilient_nb.notebook.values import Convert
+from resilient_nb.notebook.values import Convert, Workers
 
 Parsed = dict[str, Any]
 
@@ -21,6 +21,7 @@ class Expects(Enum):
     NOTHING = auto()
     RUN = auto()
     JOB = auto()
+    JOBS = auto()
     REFERENCE = auto()
     POINT = auto()
     VARIABLES = auto()
@@ -87,6 +88,36 @@ def _cell_makes_sense(parsed: Parsed) -> None:
         )
     if isinstance(fork, Reference) and name == fork.run:
         raise InvalidRequest(f"--fork {fork} begins a new run: give it another name than {name}.")
+    _queueing_makes_sense(parsed)
+
+
+def _queueing_makes_sense(parsed: Parsed) -> None:
+    workers: Workers = parsed["workers"]
+    rule, after = parsed["scale_lr"], parsed["after"]
+    if rule is not None and not workers.most:
+        raise InvalidRequest(
+            f"--scale-lr {rule} is for gangs that grow and shrink: with --workers {workers} the "
+            f"batch stays. Leave it out, or write --workers {workers}:{2 * workers.least}."
+        )
+    run = parsed["name"] or getattr(parsed["resume"], "run", None)
+    if mine := next((job for job in after if job.partition("#")[0] == run), None):
+        raise InvalidRequest(
+            f"--after {mine}: the jobs of a run follow each other anyway, so {run} can't wait for "
+            "itself. Leave it out, or give this cell another name."
+        )
+
+
+def _certificates_fit(parsed: Parsed) -> None:
+    given = [f for f in ("--ca-file", "--cert", "--key") if parsed[f[2:].replace("-", "_")]]
+    address = parsed["address"]
+    if given and not address.startswith(("tls://", "wss://")):
+        place = address.rpartition("://")[2]
+        raise InvalidRequest(
+            f"{given[0]} is for an encrypted address, and {address} is none: connect to "
+            f"tls://{place}, or leave it out."
+        )
+    if parsed["key"] and not parsed["cert"]:
+        raise InvalidRequest(f"--key {parsed['key']} is the key of which --cert? Give both.")
 
 
 def _point_is_of_run(parsed: Parsed) -> None:
@@ -134,13 +165,33 @@ CELL = Verb(
     ),
     (
         Option(
-            "--workers", "Ranks of the gang, granted together or not at all (default 1).", "N",
-            values.cell_workers, default=1,
+            "--workers", "The gang: N (default 1), all or none; or elastic, from MIN to MAX.",
+            "N|MIN:MAX", values.workers, default=values.ONE,
         ),
+        Option(
+            "--scale-lr", "If elastic: let batch and learning rate grow with the workers.",
+            "linear|sqrt", values.one_of(*values.SCALINGS), choices=values.SCALINGS,
+        ),
+        Option(
+            "--memory", "What each worker needs (2GiB); finds it room, isn't a limit yet.",
+            "SIZE", values.memory, default=0,
+        ),
+        Option("--cpus", "CPU cores that each worker needs.", "N", values.cores, default=0.0),
+        Option("--gpus", "GPUs that each worker needs.", "N", values.whole(1, 1024), default=0),
         Option(
             "--priority", "low, normal (default), high or urgent.", "LEVEL",
             values.one_of(*values.PRIORITIES), default="normal", choices=values.PRIORITIES,
         ),
+        Option("--group", "Whose share it uses (default: your usual group's).", "G", values.group),
+        Option(
+            "--after", "Wait until these jobs have succeeded: prep,digits#2.", "JOB,JOB",
+            values.jobs_or_runs, default=(), expects=Expects.JOBS,
+        ),
+        Option(
+            "--duration", "How long you expect it to run (2h): a hint for the queue, no limit.",
+            "TIME", values.span,
+        ),
+        Option("--admin", "Admin lane, for maintenance: shares and limits don't hold it back."),
         Option(
             "--checkpoint-every", "20 (steps), 500ms, 30s (default), 2m, 1h or never.",
             "EVERY", values.interval, default=values.EVERY_30_S, choices=("never",),
@@ -185,7 +236,13 @@ _VERBS = (
     Verb("down", "Stop the local cluster; checkpoints and results stay.", "down"),
     Verb(
         "connect", "Use another Dask cluster.", "connect tcp://host:8786",
-        (Argument("address", "ADDRESS", "The scheduler's address."),),
+        (Argument("address", "ADDRESS", "The scheduler's: tcp://host:8786 or tls://host:8786."),),
+        (
+            Option("--ca-file", "For tls://: whose signature the cluster must have.", "PEM"),
+            Option("--cert", "For tls://: your certificate; its name is who you are.", "PEM"),
+            Option("--key", "For tls://: its key, if that is a file of its own.", "PEM"),
+        ),
+        check=_certificates_fit,
     ),
     Verb("status", "Say what the cluster is and does.", "status", options=(_JSON,)),
     Verb("workers", "List workers, their slots and who holds them.", "workers", options=(_JSON,)),
@@ -194,6 +251,10 @@ _VERBS = (
         options=(
             Option("--run", "Only this run's.", "R", values.run_name, expects=Expects.RUN), _JSON,
         ),
+    ),
+    Verb(
+        "queue", "Show who runs, who waits, for what, and everybody's share.", "queue",
+        options=(_JSON,),
     ),
     Verb("show", "Show one job: attempts, ranks, metrics.", "show digits#1", (_JOB,), (_JSON,)),
     Verb("panel", "Show a job's panel with buttons (notebook only).", "panel digits", (_JOB,)),
@@ -208,6 +269,10 @@ _VERBS = (
         ),
     ),
     Verb("cancel", "Stop a job; its checkpoints stay.", "cancel digits", (_JOB,)),
+    Verb(
+        "restart", "End a stuck job's ranks at once; it goes on from its last checkpoint.",
+        "restart digits", (_JOB,), (_JSON,),
+    ),
     Verb(
         "resume", "Go on with a run from its head.", "resume digits --at best", (_RUN,),
         (Option(
@@ -236,14 +301,15 @@ _VERBS = (
         "load digits@best --only model", (_REF,),
         (Option("--only", "Only this part: model, optimizer, …", "PART"), _JSON),
     ),
-    Verb("why", "Say why a job waits, failed or was restarted.", "why digits", (_JOB,), (_JSON,)),
+    Verb(
+        "why", "Say why a job waits or failed, and what would start it.", "why digits", (_JOB,),
+        (_JSON,),
+    ),
     Verb("doctor", "Check the installation and the cluster.", "doctor", options=(_JSON,)),
     Verb("schema", "Print the JSON Schema of what --json prints.", "schema"),
 )  # fmt: skip
 
 VERBS = {verb.name: verb for verb in _VERBS}
 
-NOT_YET_OPTIONS = frozenset(
-    ("--memory", "--cpus", "--gpus", "--keep", "--after", "--in", "--deadline", "--group")
-)
-NOT_YET_VERBS = frozenset({"queue", "restart", "diff"})
+NOT_YET_OPTIONS = frozenset({"--keep", "--in", "--deadline"})
+NOT_YET_VERBS = frozenset({"diff"})

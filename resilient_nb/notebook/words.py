@@ -63,6 +63,18 @@ class Moment:
         """Return how long it was from `begin` to `end`, or is until now."""
         return duration((self.now if end is None else end) - begin)
 
+    def ahead(self, at: float) -> str:
+        """Return an expected time: `14:25, in about 12 min`."""
+        seconds = at - self.now
+        if seconds < 60:
+            return "in less than 1 min" if seconds > 0 else "any moment"
+        if not seconds < 366 * 86400:
+            return "in more than a year"
+        here = self._local(at)
+        today = here.date() == self._local(self.now).date()
+        clock = here.strftime("%H:%M" if today else "%a %d %b %H:%M")
+        return f"{clock}, in about {about(seconds)}"
+
     def _local(self, at: float) -> datetime:
         # Not a number, or out of the calendar: a view must never fail because of a clock.
         try:
@@ -119,6 +131,26 @@ def duration(seconds: float) -> str:
     if days < 1:
         return f"{hours} h {minutes % 60:02d} min"
     return f"{days} d {hours % 24} h"
+
+
+def about(seconds: float) -> str:
+    """Return a length of time as one speaks of it: `12 min`, `5 h`, `3 days`."""
+    if not math.isfinite(seconds):
+        return "?"
+    if seconds < 60:
+        return "< 1 min"
+    if seconds < 100 * 60:
+        return f"{round(seconds / 60)} min"
+    if seconds < 36 * 3600:
+        return f"{round(seconds / 3600)} h"
+    return f"{round(seconds / 86400)} days"
+
+
+def gang(workers: int, max_workers: int, held: int) -> str:
+    """Return a gang's size: `4`; of an elastic one `2:8`, or `3 of 2:8` while it holds 3."""
+    if max_workers <= workers:
+        return str(workers)
+    return f"{held} of {workers}:{max_workers}" if held else f"{workers}:{max_workers}"
 
 
 def size(count: float) -> str:

@@ -2,12 +2,13 @@
 
 The batch is global: `batch_size` samples in one shuffled order, whatever the number of ranks;
 each rank takes a contiguous slice of it. So the same batches come in the same order for any
-world size, and a run can go on in the middle of an epoch.
+world size, and a run can go on in the middle of an epoch: with batches of another size too,
+since the place in an epoch is kept in samples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -29,10 +30,15 @@ from resilient_nb.rank.randomness import random_state, set_random_state
 
 @dataclass(frozen=True)
 class Place:
-    """A position in a loop: `batch` batches of epoch `epoch` are done."""
+    """A position in a loop: `batch` batches of epoch `epoch` are done.
+
+    `samples` is how many samples these were (of an iterable: its items). It is None where
+    there are none to count, and in older checkpoints, whose batches were all of one size.
+    """
 
     epoch: int = 0
     batch: int = 0
+    samples: int | None = None
 
 
 @dataclass(frozen=True)
@@ -46,13 +52,14 @@ class Batch:
 
 @dataclass(frozen=True)
 class Plan:
-    """How `run.batches` was called."""
+    """How `run.batches` was called. `grow` gives the size of a global batch of this many."""
 
     batch_size: int | None
     epochs: int
     shuffle: bool
     drop_last: bool
     seed: int
+    grow: Callable[[int], int] | None = None
 
 
 class Source:
@@ -75,9 +82,9 @@ class Source:
         elif _has_index(data):
             if plan.batch_size is None:
                 raise InvalidRequest("run.batches(dataset, ...) needs batch_size=.")
-            self._check(len(data), plan.batch_size)
+            self._dataset = data
             self._loader_options: dict[str, Any] = {}
-            self._dataset: Any = data
+            self._check(len(data), plan.batch_size)
         else:
             self._of_iterable(data)
 
@@ -89,42 +96,62 @@ class Source:
     @property
     def length(self) -> int | None:
         """Batches in one epoch, None if nobody knows."""
-        if self._dataset is None:
-            try:
-                return -(-len(self._data) // self._world)
-            except TypeError:
-                return None  # a generator, or a DataLoader over a stream
-        if self._sampler is not None:
-            return len(self._sampler) if hasattr(self._sampler, "__len__") else None
-        whole, rest = divmod(len(self._dataset), self._size)
-        return whole + bool(rest and not self._drop_last)
+        return self.left(Place(self._plan.epochs - 1))
+
+    def left(self, start: Place) -> int | None:
+        """Batches from a place to the end of the last epoch, None if nobody knows."""
+        try:
+            if self._batch_sampler is not None:
+                whole = len(self._batch_sampler)
+                here = max(0, whole - start.batch)
+            else:
+                samples = len(self._samples)
+                whole = self._batches_in(samples)
+                here = self._batches_in(max(0, samples - self._done(start)))
+        except TypeError:
+            return None  # a generator, or a DataLoader over a stream
+        return here + max(0, self._plan.epochs - 1 - start.epoch) * whole
 
     def batches(self, start: Place) -> Iterator[Batch]:
         """Yield this rank's batches from `start` on."""
         for epoch in range(start.epoch, self._plan.epochs):
-            skip = start.batch if epoch == start.epoch else 0
-            count = skip
-            for value, weight in self._epoch(epoch, skip):
-                count += 1
-                yield Batch(value, weight, Place(epoch, count))
+            place = start if epoch == start.epoch else Place(epoch)
+            place = replace(place, samples=self._done(place))
+            for value, weight, count in self._epoch(place):
+                place = Place(epoch, place.batch + 1, (place.samples or 0) + count)
+                yield Batch(value, weight, place)
+
+    def _done(self, place: Place) -> int:
+        """Return how many of the epoch's samples were seen before a place."""
+        return place.batch * self._size if place.samples is None else place.samples
+
+    def _batches_in(self, samples: int) -> int:
+        whole, rest = divmod(samples, self._size)
+        return whole + bool(rest and not self._drop_last)
 
     # --- where indices come from ----------------------------------------------------------
 
-    _sampler: BatchSampler | None = None
-    _size: int = 0
+    _samples: Any = None  # what one epoch goes through: the dataset, a sampler, or an iterable
+    _batch_sampler: BatchSampler | None = None  # makes batches that are no size of ours
+    _dataset: Any = None
+    _size: int = 1
     _drop_last = False
     _shuffle = False
 
     def _check(self, length: int, size: int) -> None:
-        if size < self._world:
+        grown = self._grown(size)
+        if grown < self._world:
             raise InvalidRequest(
                 f"batch_size={size} can't be divided over {self._world} workers: it is the global "
                 "batch, shared by all ranks. Raise it, or lower --workers."
             )
         if length == 0:
             raise InvalidRequest("The dataset is empty.")
-        self._size, self._drop_last = size, self._plan.drop_last
+        self._samples, self._size, self._drop_last = self._dataset, grown, self._plan.drop_last
         self._shuffle = self._plan.shuffle
+
+    def _grown(self, size: int) -> int:
+        return size if self._plan.grow is None else self._plan.grow(size)
 
     @staticmethod
     def _check_loader(plan: Plan) -> None:
@@ -149,8 +176,17 @@ class Source:
             self._check(len(loader.dataset), loader.batch_size)  # type: ignore[arg-type]
             self._shuffle = type(loader.sampler) is RandomSampler
             self._drop_last = loader.drop_last
+        elif type(loader.batch_sampler) is BatchSampler:
+            self._samples = loader.batch_sampler.sampler
+            self._size = self._grown(loader.batch_sampler.batch_size)
+            self._drop_last = loader.batch_sampler.drop_last
+        elif self._plan.grow is not None:
+            raise InvalidRequest(
+                "--scale can't enlarge the batches of a batch_sampler: give the DataLoader "
+                "batch_size=, or keep the batch with an elastic job without --scale."
+            )
         else:
-            self._sampler = loader.batch_sampler  # type: ignore[assignment]
+            self._batch_sampler = loader.batch_sampler  # type: ignore[assignment]
 
     def _of_iterable(self, data: Any) -> None:
         if not isinstance(data, Iterable):
@@ -165,17 +201,18 @@ class Source:
             )
         if isinstance(data, Iterator) and self._plan.epochs > 1:
             raise InvalidRequest("An iterator can be read only once: give a list or a Dataset.")
-        self._dataset = None
+        self._samples, self._size = data, self._world
 
-    def _epoch(self, epoch: int, skip: int) -> Iterator[tuple[Any, float]]:
+    def _epoch(self, start: Place) -> Iterator[tuple[Any, float, int]]:
+        """Yield values, weights, and how many samples each global batch has."""
         if self._dataset is None:
-            return self._taken_in_turn(skip)
+            return self._taken_in_turn(self._done(start))
         slices = [
-            _slice(indices, self._rank, self._world)
-            for indices in islice(self._index_batches(epoch), skip, None)
+            (*_slice(indices, self._rank, self._world), len(indices))
+            for indices in self._index_batches(start)
         ]
         if (
-            self._sampler is None
+            self._samples is self._dataset
             and type(self._dataset) is TensorDataset
             and (
                 self._loader_options.get("num_workers", 0) == 0
@@ -183,50 +220,60 @@ class Source:
             )
         ):
             return self._from_tensors(slices)
-        return self._loaded(epoch, skip, slices)
+        return self._loaded(start, slices)
 
-    def _index_batches(self, epoch: int) -> Iterator[Sequence[int]]:
+    def _index_batches(self, start: Place) -> Iterator[Sequence[int]]:
         """Yield each global batch's indices. The order never depends on the global RNG."""
-        if self._sampler is not None:
-            before = random_state()
-            torch.manual_seed(_mix(self._plan.seed, epoch))
-            batches = list(self._sampler)
-            set_random_state(before)
-            yield from batches
+        if self._batch_sampler is not None:
+            yield from self._drawn(self._batch_sampler, start.epoch)[start.batch :]
             return
-        length = len(self._dataset)
-        if self._shuffle:
-            generator = torch.Generator().manual_seed(_mix(self._plan.seed, epoch))
-            order = torch.randperm(length, generator=generator).tolist()
-        else:
-            order = list(range(length))
-        for at in range(0, length, self._size):
+        order = self._order(start.epoch)
+        for at in range(self._done(start), len(order), self._size):
             batch = order[at : at + self._size]
             if len(batch) == self._size or not self._drop_last:
                 yield batch
 
+    def _order(self, epoch: int) -> list[int]:
+        """Return an epoch's samples in order."""
+        if self._samples is not self._dataset:
+            return self._drawn(self._samples, epoch)
+        length = len(self._dataset)
+        if not self._shuffle:
+            return list(range(length))
+        generator = torch.Generator().manual_seed(_mix(self._plan.seed, epoch))
+        order: list[int] = torch.randperm(length, generator=generator).tolist()
+        return order
+
+    def _drawn(self, sampler: Iterable[Any], epoch: int) -> list[Any]:
+        """Return what a sampler gives in an epoch."""
+        before = random_state()
+        torch.manual_seed(_mix(self._plan.seed, epoch))
+        drawn = list(sampler)
+        set_random_state(before)
+        return drawn
+
     # --- from indices to values -----------------------------------------------------------
 
     def _from_tensors(
-        self, slices: list[tuple[Sequence[int], float]]
-    ) -> Iterator[tuple[Any, float]]:
+        self, slices: list[tuple[Sequence[int], float, int]]
+    ) -> Iterator[tuple[Any, float, int]]:
         """Index whole tensors at once: the same values as fetching and collating one by one."""
         tensors = self._dataset.tensors
-        for indices, weight in slices:
+        for indices, weight, count in slices:
             where = torch.tensor(indices)
-            yield [tensor[where] for tensor in tensors], weight
+            yield [tensor[where] for tensor in tensors], weight, count
 
     def _loaded(
-        self, epoch: int, skip: int, slices: list[tuple[Sequence[int], float]]
-    ) -> Iterator[tuple[Any, float]]:
+        self, start: Place, slices: list[tuple[Sequence[int], float, int]]
+    ) -> Iterator[tuple[Any, float, int]]:
         options = dict(self._loader_options)
         dataset: Any = self._dataset
-        batches: list[Any] = [list(indices) for indices, _ in slices]
+        batches: list[Any] = [list(indices) for indices, *_ in slices]
         if options.get("num_workers", 0) > 0:
             # Loading processes have random numbers of their own: tie them to the batch, so
             # that they don't depend on where the run was resumed.
-            dataset = _Seeded(dataset, _mix(self._plan.seed + self._rank, epoch))
-            batches = [(skip + n, indices) for n, indices in enumerate(batches)]
+            dataset = _Seeded(dataset, _mix(self._plan.seed + self._rank, start.epoch))
+            batches = [(start.batch + n, indices) for n, indices in enumerate(batches)]
         loader: DataLoader[Any] = DataLoader(
             dataset,
             batch_sampler=batches,
@@ -234,22 +281,22 @@ class Source:
             generator=torch.Generator(),
             **options,
         )
-        for value, (_, weight) in zip(loader, slices, strict=True):
-            yield value, weight
+        for value, (_, weight, count) in zip(loader, slices, strict=True):
+            yield value, weight, count
 
-    def _taken_in_turn(self, skip: int) -> Iterator[tuple[Any, float]]:
-        """Give item i of the iterable to rank i mod world size."""
+    def _taken_in_turn(self, skip: int) -> Iterator[tuple[Any, float, int]]:
+        """Give the iterable's items to the ranks in turn, from item `skip` on."""
         before = random_state()
         items = iter(self._data)
-        for _ in range(skip * self._world):
+        for _ in range(skip):
             next(items, None)
         if skip:
             set_random_state(before)  # what was skipped had drawn its numbers before
         while group := list(islice(items, self._world)):
             if self._rank < len(group):
-                yield group[self._rank], 1.0 / len(group)
-            else:
-                yield group[0], 0.0  # nothing left for this rank: it takes part without weight
+                yield group[self._rank], 1.0 / len(group), len(group)
+            else:  # nothing left for this rank: it takes part without weight
+                yield group[0], 0.0, len(group)
 
 
 class _Seeded(Dataset[Any]):

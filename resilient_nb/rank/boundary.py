@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import time
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,7 +20,9 @@ from resilient_nb.errors import InvalidRequest
 from resilient_nb.rank.batches import Place
 from resilient_nb.rank.gradients import GradientAveraging
 from resilient_nb.rank.group import Group
+from resilient_nb.rank.leaving import Leaving
 from resilient_nb.rank.saver import Request, Saver, numerics
+from resilient_nb.rank.scaling import Growth
 from resilient_nb.rank.state import Stored, Tracker
 from resilient_nb.rank.telemetry import Telemetry
 
@@ -34,26 +37,32 @@ class _Note(Protocol):
     def __call__(self, text: str) -> None: ...
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What a boundary works with."""
+
+    group: Group
+    tracker: Tracker
+    saver: Saver
+    telemetry: Telemetry
+    leaving: Leaving
+    growth: Growth | None
+
+
 class Boundary:
     """Where one rank is in its job, and what happens between two steps."""
 
     def __init__(
-        self,
-        group: Group,
-        tracker: Tracker,
-        saver: Saver,
-        telemetry: Telemetry,
-        interval: Interval,
-        stored: Stored | None,
-        note: _Note,
+        self, parts: Parts, interval: Interval, stored: Stored | None, note: _Note
     ) -> None:
-        self.group = group
+        self.group = group = parts.group
         self.averaging = GradientAveraging(group.world_size) if group.world_size > 1 else None
         self.step = stored.step if stored else 0
-        self.leaving = False
-        self._tracker = tracker
-        self._saver = saver
-        self._telemetry = telemetry
+        self._tracker = parts.tracker
+        self._saver = parts.saver
+        self._telemetry = parts.telemetry
+        self._leaving = parts.leaving
+        self.growth = parts.growth
         self._interval = interval
         self._note = note
         self._stored = stored  # until the place that it was taken at is reached
@@ -67,7 +76,7 @@ class Boundary:
         self._last: tuple[int, Place] | None = None
         self._position: dict[str, int] | None = None
         self._began = time.monotonic()
-        telemetry.step = self.step
+        self._telemetry.step = self.step
         self._updated = False  # whether an optimizer has stepped since the last boundary
         register_optimizer_step_post_hook(self._note_update)
         if stored is not None and stored.numerics != numerics():
@@ -103,8 +112,11 @@ class Boundary:
             )
         self._entered = True
         self._begin(loop)
-        if self._wanted:  # asked for in the last turn of a loop that `break` ended
-            self._save({"loop": loop, "epoch": 0, "batch": 0})
+        # What the last turn of a loop that `break` ended had no boundary for:
+        if self._leaving.asked and self._stored is None:
+            self._leave_if_due(_position(loop, Place()))
+        if self._wanted:
+            self._save(_position(loop, Place()))
         start = Place()
         if self._stored is not None:
             place = self._place
@@ -115,10 +127,12 @@ class Boundary:
                 return None
             self._restore_all()
             self._attach(fresh=False)
-            start = Place(place["epoch"], place["batch"])
+            start = Place(place["epoch"], place["batch"], place.get("samples"))
             self._stored.forget()
             self._stored = None
         self._in_loop, self._updated, self._position = True, False, None
+        if self.growth is not None and self.group.rank == 0 and (news := self.growth.news()):
+            self._note(news)
         return start
 
     def _begin(self, loop: int) -> None:
@@ -141,6 +155,8 @@ class Boundary:
         assert self._stored is not None
         self._tracker.restore(self._stored)
         self._tracker.restore_own(self._stored)
+        if not self._stored.knows_rank:
+            _diverge(self.group.rank)  # or it would draw what rank 0 draws
 
     def exit(self) -> None:
         """A loop has ended, or was left."""
@@ -148,7 +164,7 @@ class Boundary:
 
     def cut(self, loop: int) -> None:
         """A loop was left by `break`: it is over, and its last turn counts if it updated."""
-        self._position = {"loop": loop + 1, "epoch": 0, "batch": 0}
+        self._position = _position(loop + 1, Place())
         if self._updated:
             self._updated = False
             self.step += 1
@@ -165,7 +181,7 @@ class Boundary:
         self._updated = False
         self._telemetry.step = step
         self._last = (loop, after)
-        if step >= self._due or self._wanted or self.leaving:
+        if step >= self._due or self._wanted or self._leaving.asked:
             self._look(self._here())
 
     @property
@@ -199,7 +215,7 @@ class Boundary:
             if self._stored is None:
                 self._begin(loops)
             self._requested = tag
-            self._save({"loop": loops, "epoch": 0, "batch": 0})
+            self._save(_position(loops, Place()))
 
     def finish(self, loops: int) -> None:
         """The cell has ended: keep its final state, and wait until the journal has it."""
@@ -214,8 +230,7 @@ class Boundary:
         self._settle()
 
     def _here(self) -> dict[str, int]:
-        loop, after = self._last or (0, Place())
-        return {"loop": loop, "epoch": after.epoch, "batch": after.batch}
+        return _position(*(self._last or (0, Place())))
 
     def _settle(self) -> None:
         """Wait until what was saved is written and, on rank 0, committed."""
@@ -231,17 +246,24 @@ class Boundary:
             return
         self._telemetry.state = "checkpointing"
         self._saver.wait()
-        snapshot = self._tracker.snapshot()
-        self._saver.write(Request(self.step, position, snapshot, self._telemetry.latest(), tag))
+        if self.growth is not None and self.growth.rates is not None:
+            self.growth.rates.settle()
+        request = Request(
+            self.step,
+            position,
+            self._tracker.snapshot(),
+            self._telemetry.latest(),
+            tag,
+            self.growth.record() if self.growth is not None else None,
+        )
+        self._saver.write(request)
         self._saved_step = self._uncommitted = self.step
         self._telemetry.state = "running"
 
     def _look(self, position: dict[str, int]) -> None:
         """Something may be due at this step."""
-        if self._armed():
-            self._save(position)
-            self._settle()
-            raise Left
+        if self._leaving.asked:
+            self._leave_if_due(position)
         if self._wanted:
             self._save(position)
         if self.step >= self._due:
@@ -307,37 +329,27 @@ class Boundary:
 
     # --- leaving ----------------------------------------------------------------------------
 
-    def leave(self) -> bool:
-        """Asked to leave (called from another thread). False if no step is under way.
+    @property
+    def leaving(self) -> bool:
+        """Whether the job was asked to leave."""
+        return self._leaving.asked
 
-        From now on every boundary is looked at, until all ranks leave at the same one.
-        """
-        self.leaving = True
-        return self._entered
+    @property
+    def underway(self) -> int | None:
+        """The step that is being made, None if no loop was begun."""
+        return self.step + 1 if self._entered else None
 
-    def _armed(self) -> bool:
-        """Whether this is the step to leave at; rank 0 proposes the next one.
+    def _leave_if_due(self, position: dict[str, int]) -> None:
+        if self._leaving.due(self.step):
+            self._save(position)
+            self._settle()
+            raise Left
 
-        The others can't complete that step before rank 0 has begun it, if steps have a
-        collective. If they have none, a rank that is ahead moves the step on.
-        """
-        if not self.leaving:
-            return False
-        if self.group.world_size == 1:
-            return True
-        store, key = self.group.store, "leave_at"
-        if not store.check([key]):
-            others = [f"leaving/{rank}" for rank in range(1, self.group.world_size)]
-            if self.group.rank != 0:
-                store.set(f"leaving/{self.group.rank}", "1")
-            elif store.check(others):  # all look at every boundary now
-                store.set(key, str(self.step + 1))
-            return False
-        at = int(store.get(key))
-        if at < self.step:
-            store.compare_set(key, str(at), str(self.step + 1))
-            return False
-        return at == self.step
+
+def _position(loop: int, place: Place) -> dict[str, int]:
+    """Return a place in a loop as checkpoints have it."""
+    position = {"loop": loop, "epoch": place.epoch, "batch": place.batch}
+    return position if place.samples is None else {**position, "samples": place.samples}
 
 
 def _diverge(rank: int) -> None:

@@ -1,4 +1,10 @@
-"""The ranks of a gang as one process group, and the store that they agree through."""
+"""The ranks of a gang as one process group, and the store that they agree through.
+
+The numbers of an elastic gang must not depend on its lease. What could make them is kept
+apart from it: every rank has the same number of threads on any worker, the flat all-reduce
+of gloo is a ring by rank whose order of sums follows from the world size and the tensor's
+length alone, and the backend is the same on any number of GPUs.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import HashStore, PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
+from resilient_nb.supervisor.seats import Seat
 from resilient_nb.wire.orders import Attempt
 
 #: Ranks wait for each other at a step boundary; one of them may be evaluating for long.
@@ -20,20 +27,23 @@ _FOREVER = timedelta(days=30)
 class Group:
     """Collectives over gloo (and NCCL where every rank has a GPU), and a key-value store.
 
+    Elastic gangs use gloo for GPU tensors too: NCCL refuses two ranks on one GPU, and adds in
+    an order that depends on how GPUs are linked.
+
     A new store for each attempt, on a socket that was bound before the ranks began, so that
     none has to wait for another to be ready.
     """
 
-    def __init__(
-        self, attempt: Attempt, rank: int, local_rank: int, rendezvous: int | None
-    ) -> None:
+    def __init__(self, attempt: Attempt, rank: int, seat: Seat, rendezvous: int | None) -> None:
         self.rank, self.world_size = rank, attempt.world_size
-        self.device = _device(local_rank, attempt)
+        self.workers = attempt.granted
+        self.device = _device(seat, attempt.virtual)
         if attempt.one_host:
             # Names of this machine may not resolve; ranks on one host need only loopback.
             os.environ["GLOO_SOCKET_IFNAME"] = "lo"
         self.store = _store(attempt, rank, rendezvous)
-        backend = "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo"
+        nccl = self.device.type == "cuda" and not attempt.virtual
+        backend = "cpu:gloo,cuda:nccl" if nccl else "gloo"
         dist.init_process_group(
             backend,
             store=PrefixStore("group", self.store),
@@ -86,11 +96,27 @@ def _store(attempt: Attempt, rank: int, rendezvous: int | None) -> Store:
     )
 
 
-def _device(local_rank: int, attempt: Attempt) -> torch.device:
-    """Return a GPU of its own for each rank if the host has enough, else the CPU."""
-    on_host = attempt.world_size if attempt.one_host else local_rank + 1
-    if torch.cuda.is_available() and torch.cuda.device_count() >= on_host:
-        device = torch.device("cuda", local_rank)
-        torch.cuda.set_device(device)
-        return device
-    return torch.device("cpu")
+def gpu_of(seat: Seat, gpus: int, shared: bool) -> int | None:
+    """Return the number of the GPU that a rank computes on, None for the CPU.
+
+    Ranks side by side share a worker, and its GPU. Gangs side by side begin at other GPUs.
+
+    Args:
+        seat: the rank's place on its host.
+        gpus: how many the host has.
+        shared: whether ranks may share a GPU; else all have one of their own, or none has.
+    """
+    if gpus == 0 or (gpus < seat.ranks and not shared):
+        return None
+    return (seat.first_slot + seat.local_rank * min(gpus, seat.slots) // seat.ranks) % gpus
+
+
+def _device(seat: Seat, shared: bool) -> torch.device:
+    """Return the rank's GPU, or the CPU."""
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    gpu = gpu_of(seat, gpus, shared)
+    if gpu is None:
+        return torch.device("cpu")
+    device = torch.device("cuda", gpu)
+    torch.cuda.set_device(device)
+    return device

@@ -24,12 +24,20 @@ _SAMPLE_EVERY = 0.25
 
 
 class Link:
-    """Sends what the rank has to say; calls `obey` with each order, in its own thread."""
+    """Sends what the rank has to say; calls `obey` with each order, in its own thread.
+
+    `signals` gives a byte for each signal that came: they are obeyed as orders are.
+    """
 
     def __init__(
-        self, channel: socket.socket, sample: Callable[[], Sample], obey: Callable[[object], None]
+        self,
+        channel: socket.socket,
+        signals: socket.socket,
+        sample: Callable[[], Sample],
+        obey: Callable[[object], None],
     ) -> None:
         self._channel = channel
+        self._signals = signals
         self._sample = sample
         self._obey = obey
         self._lock = threading.Lock()
@@ -64,8 +72,11 @@ class Link:
         while True:
             wait = max(0.0, next_sample - time.monotonic())
             try:
-                ready, _, _ = select.select([self._channel], [], [], wait)
-                if ready:
+                ready, _, _ = select.select([self._channel, self._signals], [], [], wait)
+                if self._signals in ready:
+                    for number in self._signals.recv(64):
+                        self._obey(number)
+                if self._channel in ready:
                     data = self._channel.recv(1 << 16)
                     if not data:
                         os._exit(72)

@@ -13,8 +13,10 @@ import linecache
 import os
 import pickle
 import random
+import signal
 import socket
 import sys
+import threading
 import time
 import types
 from dataclasses import replace
@@ -29,38 +31,36 @@ import torch._dynamo
 from resilient_nb.config import load_settings
 from resilient_nb.core.model import Outcome, RankEnd
 from resilient_nb.errors import InvalidRequest
-from resilient_nb.rank.boundary import Boundary, Left
+from resilient_nb.rank.boundary import Boundary, Left, Parts
 from resilient_nb.rank.failure import pack_error
 from resilient_nb.rank.group import Group
+from resilient_nb.rank.leaving import Leaving
 from resilient_nb.rank.link import Link
 from resilient_nb.rank.run import Run
 from resilient_nb.rank.saver import Saver
+from resilient_nb.rank.scaling import Growth
 from resilient_nb.rank.state import Stored, Tracker
 from resilient_nb.rank.telemetry import Telemetry
 from resilient_nb.storage.blobs import BlobStore
 from resilient_nb.storage.checkpoints import open_checkpoint
+from resilient_nb.supervisor.seats import Seat
 from resilient_nb.wire.orders import Attempt, Committed, Leave, Note
 
 
 def main(
-    attempt: Attempt, rank: int, local_rank: int, channel: socket.socket, rendezvous: int | None
+    attempt: Attempt, rank: int, seat: Seat, channel: socket.socket, rendezvous: int | None
 ) -> NoReturn:
     """Run one rank of an attempt; never returns.
 
     Args:
         attempt: what the whole gang shares.
         rank: this process's number in the gang.
-        local_rank: its number on this host.
+        seat: its place on this host.
         channel: the socket to the supervisor.
         rendezvous: rank 0's listening socket, already bound.
     """
     process = _Rank(attempt, rank, channel)
-    end = process.run(local_rank, rendezvous)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    process.link.end(end)
-    # Taking down a process group can hang, and nothing is left to do: leave at once.
-    os._exit(0 if end.outcome in (Outcome.FINISHED, Outcome.LEFT) else 1)
+    process.end(process.run(seat, rendezvous))
 
 
 class _Rank:
@@ -69,15 +69,29 @@ class _Rank:
         self._rank = rank
         self._telemetry = Telemetry(attempt, rank)
         self._boundary: Boundary | None = None
+        self._leaving: Leaving | None = None
         self._saver: Saver | None = None
-        self.link = Link(channel, self._telemetry.sample, self._obey)
-        self.link.start()
+        self._asked_at: float | None = None
+        self._ending = threading.Lock()
+        self._link = Link(channel, _catch_sigterm(), self._telemetry.sample, self._obey)
+        self._link.start()
 
-    def run(self, local_rank: int, rendezvous: int | None) -> RankEnd:
+    def end(self, end: RankEnd) -> NoReturn:
+        """Say how the rank ended, and end the process."""
+        with self._ending:  # never let go: it ends only once
+            if self._asked_at is not None:
+                end = replace(end, vacated_s=time.monotonic() - self._asked_at)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            self._link.end(end)
+            # Taking down a process group can hang, and nothing is left to do: leave at once.
+            os._exit(0 if end.outcome in (Outcome.FINISHED, Outcome.LEFT) else 1)
+
+    def run(self, seat: Seat, rendezvous: int | None) -> RankEnd:
         """Run the cell; return how it ended, whatever happens."""
         end = RankEnd(self._rank, Outcome.FINISHED, time.time())
         try:
-            self._join_and_execute(local_rank, rendezvous)
+            self._join_and_execute(seat, rendezvous)
         except Left:
             end = replace(end, outcome=Outcome.LEFT)
         except BaseException as error:
@@ -86,18 +100,24 @@ class _Rank:
         self._telemetry.state = end.outcome.value
         return replace(end, at=time.time(), step=self._telemetry.step)
 
-    def _join_and_execute(self, local_rank: int, rendezvous: int | None) -> None:
+    def _join_and_execute(self, seat: Seat, rendezvous: int | None) -> None:
         attempt = self._attempt
         torch.set_num_threads(load_settings().threads)
         _seed(attempt.seed)
         namespace = _namespace(attempt)
-        group = Group(attempt, self._rank, local_rank, rendezvous)
-        tracker = Tracker(self._rank, namespace, self._note)
-        self._saver = Saver(attempt, self._rank, group.store, self.link.fact, self._note)
-        stored = Stored(open_checkpoint(attempt.start), self._rank) if attempt.start else None
-        boundary = Boundary(
-            group, tracker, self._saver, self._telemetry, attempt.interval, stored, self._note
+        group = Group(attempt, self._rank, seat, rendezvous)
+        self._leaving = Leaving(group, self._underway, self._leave_now)
+        self._saver = Saver(attempt, self._rank, group.store, self._link.fact, self._note)
+        parts = Parts(
+            group,
+            Tracker(self._rank, namespace, self._note),
+            self._saver,
+            self._telemetry,
+            self._leaving,
+            Growth.of(attempt),
         )
+        stored = Stored(open_checkpoint(attempt.start), self._rank) if attempt.start else None
+        boundary = Boundary(parts, attempt.interval, stored, self._note)
         self._boundary = boundary
         run = Run(boundary, attempt.seed)
         namespace["run"] = run
@@ -106,21 +126,50 @@ class _Rank:
         boundary.finish(run.loops)
         if self._rank == 0 and attempt.out:
             _write_out(attempt, namespace)
+        self._leaving.close()
         group.leave()
 
     def _obey(self, order: object) -> None:
-        """Take an order, in the link's thread."""
+        """Take an order or a signal, in the link's thread."""
         if isinstance(order, Committed) and self._saver is not None:
             self._saver.answered(order.step, order.accepted)
-        elif isinstance(order, Leave) and not (self._boundary and self._boundary.leave()):
-            # No loop was begun, so there is nothing to keep. End at once, from this thread:
-            # the main one may be waiting for a peer that has left already.
-            end = RankEnd(self._rank, Outcome.LEFT, time.time(), self._telemetry.step)
-            self.link.end(end)
-            os._exit(0)
+        elif isinstance(order, Leave) or order == signal.SIGTERM:
+            self._asked_at = self._asked_at or time.monotonic()
+            if self._leaving is not None:
+                self._leaving.ask()
+            else:
+                self._leave_now()
+
+    def _underway(self) -> int | None:
+        """Return the step that is under way, None before the first loop."""
+        return self._boundary.underway if self._boundary is not None else None
+
+    def _leave_now(self) -> NoReturn:
+        """Leave as no loop has begun: there is nothing to keep."""
+        self.end(RankEnd(self._rank, Outcome.LEFT, time.time(), self._telemetry.step))
 
     def _note(self, text: str) -> None:
-        self.link.fact(Note(self._attempt.job, self._attempt.epoch, self._rank, text))
+        self._link.fact(Note(self._attempt.job, self._attempt.epoch, self._rank, text))
+
+
+def _catch_sigterm() -> socket.socket:
+    """Return a socket that gives a byte for each SIGTERM, which asks the rank to leave.
+
+    A handler alone would not do: it runs in the main thread, and never inside a collective.
+    """
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+    theirs.detach()  # the descriptor is the signal module's from now on
+    os.register_at_fork(after_in_child=_let_sigterm_end)
+    return ours
+
+
+def _let_sigterm_end() -> None:
+    """In a data-loading process, say: it ends as any other does."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _seed(seed: int) -> None:

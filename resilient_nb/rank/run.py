@@ -24,7 +24,9 @@ class Run:
 
     Attributes:
         rank: this process's number in the gang, from 0.
-        world_size: how many ranks there are.
+        world_size: how many ranks there are. It is the same in every attempt of an elastic
+            job (unless it scales the learning rate): its ranks share what workers it holds.
+        workers: how many workers the job holds in this attempt.
         device: the torch device that is this rank's (its GPU, or the CPU).
         step: optimizer steps done so far, over all attempts and loops.
         epoch: the epoch of the current `batches` loop, from 0.
@@ -40,6 +42,7 @@ class Run:
         self.epoch = 0
         self.rank: int = boundary.group.rank
         self.world_size: int = boundary.group.world_size
+        self.workers: int = boundary.group.workers
         self.device: torch.device = boundary.group.device
 
     def __repr__(self) -> str:
@@ -90,7 +93,9 @@ class Run:
             data: a map-style Dataset (or anything with a length and an index), a DataLoader, or
                 an iterable of ready batches, which go to the ranks in turn.
             batch_size: samples in the *global* batch, divided over the ranks. The average of
-                gradients is weighted by what each rank got, so it is the global mean.
+                gradients is weighted by what each rank got, so it is the global mean. A job
+                that scales its learning rate has this batch on its fewest workers, and a
+                larger one on more.
             epochs: passes over the data.
             shuffle: a new order each epoch (and in each loop of the cell), from the job's seed;
                 equal for any world size.
@@ -102,20 +107,21 @@ class Run:
         Raises:
             InvalidRequest: the arguments can't be right.
         """
-        plan = Plan(batch_size, epochs, shuffle, drop_last, self._seed)
+        growth = self._boundary.growth
+        grow = growth.batch if growth is not None else None
+        plan = Plan(batch_size, epochs, shuffle, drop_last, self._seed, grow)
         source = Source(data, plan, self.rank, self.world_size)
-        return self._batches(source, epochs)
+        return self._batches(source)
 
-    def _batches(self, source: Source, epochs: int) -> Iterator[Any]:
+    def _batches(self, source: Source) -> Iterator[Any]:
         loop, boundary = self._next_loop(), self._boundary
         source.reseed(loop)
         start = boundary.enter(loop)
         if start is None:
             return
-        length = source.length
-        if length is not None:
-            left = epochs * length - (start.epoch * length + start.batch)
-            boundary.total = boundary.step + max(0, left)
+        left = source.left(start)
+        if left is not None:
+            boundary.total = boundary.step + left
         averaging = boundary.averaging
         try:
             for batch in source.batches(start):

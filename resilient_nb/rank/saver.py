@@ -52,6 +52,7 @@ class Request:
     snapshot: Snapshot
     metrics: dict[str, float]
     tag: str | None
+    scaling: dict[str, Json] | None = None  # how the batch has grown, if it does
 
 
 class Saver:
@@ -213,6 +214,9 @@ class Saver:
         tensors = [
             TensorRecord(**{**r, "shape": tuple(r["shape"])}) for p in parts for r in p["records"]
         ]
+        info: dict[str, Json] = {"position": {**request.position}, "numerics": {**numerics()}}
+        if request.scaling is not None:
+            info["scaling"] = request.scaling
         return Manifest(
             run=attempt.run,
             job=attempt.job,
@@ -224,7 +228,7 @@ class Saver:
             world_size=self._world,
             created_at=time.time(),
             metrics=request.metrics,
-            info={"position": {**request.position}, "numerics": {**numerics()}},
+            info=info,
         )
 
 

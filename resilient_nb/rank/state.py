@@ -258,6 +258,7 @@ class Stored:
         self._checkpoint = checkpoint
         world = checkpoint.manifest.world_size
         # A rank that the checkpoint doesn't know takes what rank 0 had.
+        self.knows_rank = rank < world
         self._rank = rank if rank < world else 0
         self._shared: Any = checkpoint.document("shared")
         self._mine: Any = checkpoint.document(f"rank-{self._rank}")

@@ -50,6 +50,8 @@ class Telemetry:
         )
 
     def _measure(self) -> None:
+        if self.state == "starting":
+            return  # the jump to the step that it goes on from is no speed
         now, step = time.monotonic(), self.step
         if self._seen is None or step < self._seen[1]:
             self._seen = (now, step)

@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 
 from resilient_nb.core.model import Outcome, RankEnd
+from resilient_nb.supervisor.seats import Seat
 from resilient_nb.wire.frames import FrameReader
 from resilient_nb.wire.orders import Attempt, Sample
 
@@ -23,8 +24,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
-#: What a rank process runs: (attempt, rank, local rank, channel, rendezvous descriptor or None).
-Entry = Callable[[Attempt, int, int, socket.socket, int | None], None]
+#: What a rank process runs: (attempt, rank, seat, channel, rendezvous descriptor or None).
+Entry = Callable[[Attempt, int, Seat, socket.socket, int | None], None]
 
 
 def become_subreaper() -> None:
@@ -38,6 +39,7 @@ class Child:
 
     attempt: Attempt
     rank: int
+    seat: Seat
     pid: int
     channel: socket.socket
     log: Path
@@ -45,6 +47,7 @@ class Child:
     outgoing: bytearray = field(default_factory=bytearray)
     word: RankEnd | None = None  # the rank's own account of its end
     ordered: bool = False
+    asked_at: float | None = None  # when it was first told to leave (monotonic clock)
     kill_at: float | None = None
     sample: Sample | None = None  # the newest, not yet sent
     step: int = 0
@@ -94,6 +97,9 @@ class Child:
         """
         said = self.word
         killed = os.WIFSIGNALED(status)
+        vacated_s = said.vacated_s if said else 0.0
+        if self.asked_at is not None:
+            vacated_s = time.monotonic() - self.asked_at
         return RankEnd(
             rank=self.rank,
             outcome=said.outcome if said else Outcome.EXITED,
@@ -104,6 +110,7 @@ class Child:
             ordered=self.ordered and said is None,
             peak_rss=max(peak_rss, self.peak_rss),
             error=said.error if said else None,
+            vacated_s=vacated_s,
         )
 
 
@@ -125,7 +132,7 @@ def fork_rank(
     entry: Entry,
     attempt: Attempt,
     rank: int,
-    first: int,
+    seat: Seat,
     log: Path,
     rendezvous: int | None,
     close_inherited: Callable[[], None],
@@ -135,7 +142,8 @@ def fork_rank(
     Args:
         entry: what the rank runs.
         attempt: what it belongs to.
-        rank: its number in the gang; `first` is that of the host's first.
+        rank: its number in the gang.
+        seat: its place on this host.
         log: the file that takes its output.
         rendezvous: the listening socket's descriptor, for rank 0.
         close_inherited: closes what only the supervisor may hold.
@@ -148,7 +156,7 @@ def fork_rank(
         try:
             ours.close()
             _settle(parent, log, close_inherited)
-            entry(attempt, rank, rank - first, theirs, rendezvous)
+            entry(attempt, rank, seat, theirs, rendezvous)
         except BaseException:
             sys.excepthook(*sys.exc_info())
         finally:
@@ -156,7 +164,7 @@ def fork_rank(
             os._exit(70)  # the entry leaves by itself; getting here is a failure
     theirs.close()
     ours.setblocking(False)
-    return Child(attempt, rank, pid, ours, log)
+    return Child(attempt, rank, seat, pid, ours, log)
 
 
 def _settle(parent: int, log: Path, close_inherited: Callable[[], None]) -> None:

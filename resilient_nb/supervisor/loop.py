@@ -22,6 +22,7 @@ from resilient_nb.core.model import Outcome, RankEnd, RemoteError
 from resilient_nb.errors import VersionMismatch
 from resilient_nb.supervisor.children import Child, Entry, fork_rank, load_entry, reap
 from resilient_nb.supervisor.place import Place
+from resilient_nb.supervisor.seats import Seat, first_fit
 from resilient_nb.wire.codec import build, plain
 from resilient_nb.wire.frames import FrameReader, frame
 from resilient_nb.wire.orders import (
@@ -229,8 +230,10 @@ class Supervisor:
                 self._launch(order)
             case Leave():
                 for child in self._of(order.job, order.epoch):
-                    if child.kill_at is None:  # told again, it gets no more time
-                        child.kill_at = time.monotonic() + order.grace
+                    if child.asked_at is None:  # told again, it gets no more time
+                        child.asked_at = time.monotonic()
+                        if child.kill_at is None:  # not on its way out already
+                            child.kill_at = child.asked_at + order.grace
                     self._whisper(child, order)
             case Kill():
                 ended = self._ended_epochs.get(order.job, 0)
@@ -263,6 +266,8 @@ class Supervisor:
         if self._entry is None or attempt.epoch <= self._ended_epochs.get(attempt.job, 0):
             return
         begun = self._begun_ranks(attempt)
+        slots = order.slots or order.count
+        first_slot = first_fit((child.seat for child in self._live()), slots)
         listener = self._rendezvous.pop((attempt.job, attempt.epoch), None)
         for rank in range(order.first, order.first + order.count):
             if rank in begun:
@@ -271,8 +276,9 @@ class Supervisor:
             log = self._place.log(attempt.run, attempt.number, attempt.epoch, rank)
             fd = listener.fileno() if listener is not None and rank == 0 else None
             let_go = partial(self._let_go, listener if rank else None)
+            seat = Seat(rank - order.first, order.count, slots, first_slot)
             try:
-                child = fork_rank(self._entry, attempt, rank, order.first, log, fd, let_go)
+                child = fork_rank(self._entry, attempt, rank, seat, log, fd, let_go)
             except OSError as error:
                 self._not_launched(attempt, rank, error)
                 continue

@@ -24,9 +24,9 @@ from resilient_nb.core.model import (
     RemoteError,
     Share,
     StopReason,
-    World,
 )
 from resilient_nb.core.names import checkpoint_id, job_id, split_job
+from resilient_nb.core.world import World
 from resilient_nb.wire.orders import FACTS, Attempt, RankRow, Report, Sample
 
 #: When stories begin, in seconds since the Unix epoch.

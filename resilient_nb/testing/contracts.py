@@ -15,8 +15,11 @@ import contextlib
 from pathlib import Path
 
 from resilient_nb.core import events as ev
+from resilient_nb.core.accounting import Use, group_of, use
 from resilient_nb.core.lifecycle import replay
-from resilient_nb.core.model import Job, JobState, Run, World
+from resilient_nb.core.model import Job, JobState, Priority, Run
+from resilient_nb.core.policy import GroupRule, Limits, Policy
+from resilient_nb.core.world import World
 from resilient_nb.ports import Journal
 from resilient_nb.testing.builders import (
     START,
@@ -30,7 +33,16 @@ from resilient_nb.testing.builders import (
 
 def a_history() -> Story:
     """Return a story in which every kind of event happens at least once."""
-    story = Story().then(ev.ClusterCreated(START, "c0ffee"))
+    rules = Policy(
+        admins=("root",),
+        limits={Priority.HIGH: Limits(running=4)},
+        groups={"vision": GroupRule(2.0, ("ada",))},
+    )
+    story = Story().then(
+        ev.ClusterCreated(START, "c0ffee"),
+        ev.PolicyChanged(START, rules),
+        ev.CapacityChanged(START, 4),
+    )
     story.submit("digits", workers=2).start("digits", on_hosts(1, 1)).checkpoint(20, tag="best")
     story.stop().end(failed(1, step=25)).end(failed(0, step=25)).requeue(failure=a_failure())
     story.start().checkpoint(40).succeed(returned=("model",))
@@ -124,7 +136,29 @@ def world_problems(world: World) -> list[str]:
     """Return what contradicts itself in a world; nothing, if it is a fold of valid events."""
     problems = [p for run in world.runs.values() for p in _run_problems(world, run)]
     problems += [p for job in world.jobs.values() for p in _job_problems(world, job)]
-    return problems
+    unfinished = {name: job for name, job in world.jobs.items() if not job.state.final}
+    if dict(world.open) != unfinished:
+        problems.append(f"{sorted(world.open)} count as unfinished, not {sorted(unfinished)}")
+    return problems + _ledger_problems(world)
+
+
+def _ledger_problems(world: World) -> list[str]:
+    """Everybody is charged for just what their gangs hold."""
+    due: dict[tuple[str, str], Use] = {}
+    for job in world.open.values():
+        key, new = (group_of(world, job), job.spec.user), use(world, job)
+        old = due.get(key, Use())
+        due[key] = Use(old.wanted + new.wanted, old.held + new.held, old.high + new.high)
+    charged = {
+        key: Use(account.wanted, account.held, account.high)
+        for key, account in world.ledger.accounts.items()
+    }
+    keys = sorted({*due, *charged})
+    return [
+        f"{key} is charged {charged.get(key)} for {due.get(key)}"
+        for key in keys
+        if charged.get(key, Use()) != due.get(key, Use())
+    ]
 
 
 def _run_problems(world: World, run: Run) -> list[str]:
@@ -156,9 +190,9 @@ def _job_problems(world: World, job: Job) -> list[str]:
     ranks = [n for s in job.placement for n in range(s.first, s.first + s.count)]
     if bool(job.placement) != job.state.holds_gang:
         found.append(f"{job.id} is {job.state} with the placement {job.placement}")
-    if job.placement and sorted(ranks) != list(range(job.spec.workers)):
-        found.append(f"{job.id} holds the ranks {ranks}, not each of {job.spec.workers} once")
-    if not set(job.ends) <= set(range(job.spec.workers)):
+    if job.placement and sorted(ranks) != list(range(job.ranks)):
+        found.append(f"{job.id} holds the ranks {ranks}, not each of {job.ranks} once")
+    if not set(job.ends) <= set(range(max(job.spec.workers, job.spec.max_workers))):
         found.append(f"{job.id} has ends of ranks that it never had: {sorted(job.ends)}")
     if (job.stop is not None) != (job.state is JobState.STOPPING):
         found.append(f"{job.id} is {job.state} with the stop reason {job.stop}")

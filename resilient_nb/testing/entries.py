@@ -17,16 +17,18 @@ import time
 from typing import NoReturn
 
 from resilient_nb.core.model import Outcome, RankEnd, RemoteError
+from resilient_nb.supervisor.seats import Seat
 from resilient_nb.wire.codec import plain
 from resilient_nb.wire.frames import FrameReader, frame
 from resilient_nb.wire.orders import FACTS, ORDERS, Attempt, Leave, Note, Sample
 
 
 def scripted(
-    attempt: Attempt, rank: int, local_rank: int, channel: socket.socket, rendezvous: int | None
+    attempt: Attempt, rank: int, seat: Seat, channel: socket.socket, rendezvous: int | None
 ) -> NoReturn:
     """Behave as `attempt.cell.source` says; the signature is `supervisor.children.Entry`."""
-    print(f"rank {rank} of {attempt.job} in attempt {attempt.epoch}, local {local_rank}")
+    print(f"rank {rank} of {attempt.job} in attempt {attempt.epoch}, local {seat.local_rank}")
+    print(f"shares {seat.slots} slots from {seat.first_slot} with {seat.ranks}")
     print(f"rendezvous {rendezvous is not None}")
     behaviour, _, argument = attempt.cell.source.partition(" ")
     sample = Sample(attempt.job, attempt.epoch, rank, step=7, points=((7, {"loss": 0.5}),))
@@ -48,6 +50,7 @@ def scripted(
         case "linger":
             end = RankEnd(rank, Outcome.FINISHED, time.time(), step=7)
             channel.sendall(frame({"kind": "End", **plain(end)}))
+            channel.sendall(frame(FACTS.pack(Note(attempt.job, attempt.epoch, rank, "over"))))
         case "parent":
             child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
             print(f"child {child.pid}")

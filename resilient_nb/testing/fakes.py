@@ -211,11 +211,15 @@ class FakeCluster:
         self.hosts = {name: FakeHost(name, count, self.clock) for name, count in slots.items()}
         self.losing = False
         self.orders: list[tuple[str, Any]] = []
+        self.leases: dict[str, int] = {}
         self.engine = self._new_engine()
 
     def _new_engine(self) -> Engine:
-        shell = Shell(self.journal, self._deliver, self.clock, lambda job: None)
+        shell = Shell(self.journal, self._deliver, self.clock, lambda job: None, self._lease)
         return Engine(self.settings, shell)
+
+    def _lease(self, leases: Mapping[str, int]) -> None:
+        self.leases = dict(leases)
 
     def restart_engine(self) -> None:
         """Replace the engine by a new one on the same journal, as a scheduler's restart does."""

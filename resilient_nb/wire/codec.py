@@ -17,8 +17,10 @@ T = TypeVar("T")
 #: Grows when a message changes its meaning. Both sides must agree.
 PROTOCOL = 1
 
-#: Names on Dask's wire: requests of notebooks, reports of agents, orders to them.
-REQUEST, REPORT, ORDER = "resilient_request", "resilient_report", "resilient_order"
+#: Names on Dask's wire: a connection's first word, requests of notebooks, reports of agents,
+#: orders to them.
+HELLO, REQUEST = "resilient_hello", "resilient_request"
+REPORT, ORDER = "resilient_report", "resilient_order"
 
 _BYTES = (bytes, bytearray, memoryview)
 

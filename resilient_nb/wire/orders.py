@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from resilient_nb.core.model import Cell, Checkpoint, Interval, RankEnd
+from resilient_nb.core.model import Cell, Checkpoint, Interval, RankEnd, Resources, Scaling
 from resilient_nb.wire.codec import Registry
 
 # --- down -------------------------------------------------------------------------------
@@ -48,15 +48,33 @@ class Attempt:
     start_step: int
     rendezvous: str = ""  # host:port of rank 0's store
     one_host: bool = True
+    workers: int = 0  # granted; 0 in older messages: as many as there are ranks
+    scaling: Scaling = Scaling.NONE
+    base_workers: int = 0  # the fewest that the job runs on
+    elastic: bool = False  # the number of workers may be another in the next attempt
+
+    @property
+    def granted(self) -> int:
+        """Workers that the gang holds."""
+        return self.workers or self.world_size
+
+    @property
+    def virtual(self) -> bool:
+        """Whether ranks share workers if there are few, so that the numbers stay the same."""
+        return self.elastic and self.scaling is Scaling.NONE
 
 
 @dataclass(frozen=True)
 class Launch:
-    """Fork ranks `first` .. `first + count - 1` of an attempt on this host."""
+    """Fork ranks `first` .. `first + count - 1` of an attempt on this host.
+
+    They share `slots` of its slots (0 in older messages: one each).
+    """
 
     attempt: Attempt
     first: int
     count: int
+    slots: int = 0
 
 
 @dataclass(frozen=True)
@@ -203,6 +221,8 @@ class Report:
     facts: tuple[tuple[str, Mapping[str, object]], ...] = ()  # (id, packed fact)
     samples: tuple[Sample, ...] = ()
     logs: tuple[LogChunk, ...] = ()
+    slot: Resources = field(default_factory=Resources)  # what each slot has
+    store_free: int | None = None  # free bytes of the store's file system
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from resilient_nb.core.model import JobSpec
-from resilient_nb.core.views import CheckpointView, ClusterView, JobView, RunView
+from resilient_nb.core.views import (
+    CheckpointView,
+    ClusterView,
+    JobView,
+    QueueReport,
+    RunView,
+    WhyReport,
+)
 from resilient_nb.wire.codec import Registry
+
+
+@dataclass(frozen=True)
+class Welcome:
+    """The answer to a connection's hello: who its requests come from, and how that is known.
+
+    `wants_token`: say hello again with the user's JupyterHub API token; there is no user yet.
+    """
+
+    user: str = ""
+    source: str = ""
+    wants_token: bool = False
 
 
 @dataclass(frozen=True)
@@ -173,10 +192,34 @@ class VacateAll:
     """
 
 
+@dataclass(frozen=True)
+class GetQueue:
+    """Answered by a `QueueReport`."""
+
+
+@dataclass(frozen=True)
+class Why:
+    """Why a job waits, or ended. Answered by a `WhyReport`."""
+
+    job: str
+
+
+@dataclass(frozen=True)
+class Restart:
+    """End a job's ranks at once and start it again from its head. Answered by a `JobView`.
+
+    For a job that is stuck: it doesn't get the time to checkpoint. `epoch` is the attempt that
+    is meant, so that a repeated request harms no later one.
+    """
+
+    job: str
+    epoch: int
+
+
 REQUESTS = Registry(
     GetCluster, PutBlob, Submit, Cancel, Resume, Rollback, Tag, Fork, Resolve, ListJobs,
-    ListRuns, Watch, ReadLog, ReadOut, VacateAll,
+    ListRuns, Watch, ReadLog, ReadOut, VacateAll, GetQueue, Why, Restart,
 )  # fmt: skip
 
 #: What `--json` prints; `resilient schema` shows their JSON Schema.
-REPORTS = (ClusterView, JobView, RunView, CheckpointView, Submitted)
+REPORTS = (ClusterView, JobView, RunView, CheckpointView, Submitted, QueueReport, WhyReport)

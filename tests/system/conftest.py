@@ -42,7 +42,11 @@ def home() -> Iterator[Path]:
 def client(home: Path) -> Iterator[Client]:
     """The client of a cluster with four workers."""
     settings = load_settings()
-    embedded.up(settings, 4, print)
+    try:
+        embedded.up(settings, 4, print)
+    except BaseException:
+        embedded.down(settings, print)  # its folder is about to go, and nobody could end it
+        raise
     record = embedded.find(settings)
     assert record is not None
     client = Client(record.address, patience=40.0)

@@ -20,6 +20,7 @@ from resilient_nb.cluster.watchdog import end_tree
 from resilient_nb.config import load_settings
 from resilient_nb.core.model import JobState
 from resilient_nb.errors import AlreadyRunning, ClusterUnreachable
+from resilient_nb.processes import os_user
 
 RESILIENT = [sys.executable, "-m", "resilient_nb.cli"]
 
@@ -44,6 +45,11 @@ def test_another_process_finds_the_cluster_and_its_jobs(client: Client) -> None:
     assert job in [view["id"] for view in views]
     assert resilient("logs", job).stdout == "hello\n"
     assert json.loads(resilient("status", "--json").stdout)["slots"] == 4
+
+
+def test_the_cluster_is_its_owners(client: Client) -> None:
+    found = client.identity()
+    assert (found.user, found.source) == (os_user(), "owner")
 
 
 def test_errors_have_a_code_and_an_exit_status(client: Client) -> None:

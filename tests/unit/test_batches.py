@@ -23,6 +23,7 @@ from torch.utils.data import (
 
 from resilient_nb.errors import InvalidRequest
 from resilient_nb.rank.batches import Batch, Place, Plan, Source
+from resilient_nb.rank.scaling import global_batch
 
 worlds = st.integers(1, 5)
 
@@ -132,6 +133,75 @@ def test_a_resume_from_any_place_gives_the_same_tail(
     again = run(tensors(length), how, world, place)
     assert global_batches(again) == global_batches(whole)[done:]
     assert [[b.after for b in r] for r in again] == [[b.after for b in r[done:]] for r in whole]
+
+
+KINDS = {
+    "tensors": tensors,
+    "a dataset": lambda length: Squares(length),
+    "a loader's sampler": lambda length: DataLoader(
+        Squares(length), batch_size=6, sampler=list(range(length - 1, -1, -1))
+    ),
+    "a loader": lambda length: DataLoader(Squares(length), batch_size=6, shuffle=True),
+    "an iterable": lambda length: [torch.tensor([n]) for n in range(length)],
+}
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.sampled_from(sorted(KINDS)), st.integers(1, 60), st.integers(1, 3), st.data())
+def test_each_sample_is_seen_once_an_epoch_whatever_sizes_a_growing_job_has(
+    kind: str, length: int, base: int, data: st.DataObject
+) -> None:
+    """In random turns of random length, each with other workers and so another batch."""
+    epochs, size = 2, 6
+    seen: list[list[int]] = [[] for _ in range(epochs)]
+    place, over, steps = Place(), False, 0
+    while not over:
+        workers = data.draw(st.integers(base, base + 4), label="workers")
+        turns = data.draw(st.integers(1, 6), label="turns")
+
+        def grow(batch: int, workers: int = workers) -> int:
+            return global_batch(batch, workers, base)
+
+        of_its_own = kind.startswith("a loader") or kind == "an iterable"
+        how = plan(None if of_its_own else size, epochs=epochs, seed=3, grow=grow,
+                   shuffle=not of_its_own)  # fmt: skip
+        sources = [Source(KINDS[kind](length), how, rank, workers) for rank in range(workers)]
+        left = sources[0].left(place)
+        ranks = [list(source.batches(place)) for source in sources]
+        assert left == len(ranks[0])
+        for batches in zip(*[batches[:turns] for batches in ranks], strict=True):
+            shown = [n for batch in batches if batch.weight for n in numbers(batch.value)]
+            expected = workers if kind == "an iterable" else grow(size)
+            done = len(seen[batches[0].after.epoch])
+            assert len(shown) == min(expected, length - done)
+            seen[batches[0].after.epoch] += shown
+            place, steps = batches[0].after, steps + 1
+        over = turns >= len(ranks[0])
+    assert [sorted(epoch) for epoch in seen] == [list(range(length))] * epochs
+
+
+@settings(deadline=None, max_examples=60)
+@given(worlds, st.integers(1, 40), st.integers(0, 6), st.booleans(), st.integers(0, 30))
+def test_a_place_without_samples_is_that_of_an_older_checkpoint(
+    world: int, length: int, extra: int, drop_last: bool, done: int
+) -> None:
+    how = plan(world + extra, epochs=2, shuffle=True, drop_last=drop_last)
+    source = Source(tensors(length), how, 0, world)
+    places = [batch.after for batch in source.batches(Place())]
+    for place in places[done : done + 1]:
+        assert place.samples is not None
+        old = Place(place.epoch, place.batch)
+        tails = [[numbers(b.value) for b in source.batches(p)] for p in (place, old)]
+        assert tails[0] == tails[1]
+        if not drop_last:
+            assert source.left(place) == len(tails[0])
+        assert source.left(place) == source.left(old)
+
+
+def test_a_batch_samplers_batches_cant_grow() -> None:
+    loader = DataLoader(Squares(6), batch_sampler=[[0, 5], [1, 2, 3], [4]])
+    with pytest.raises(InvalidRequest, match="--scale can't enlarge"):
+        Source(loader, plan(grow=lambda size: 2 * size), 0, 1)
 
 
 def test_a_resume_may_have_another_world_size() -> None:

@@ -378,6 +378,19 @@ def test_the_dry_run_tells_names_and_sizes() -> None:
     assert lines[7] == "Returns a."
 
 
+def test_a_dry_run_says_what_the_queue_is_asked_for() -> None:
+    line = (
+        "digits --workers 2:8 --scale-lr sqrt --memory 2GiB --gpus 1 --priority high --admin "
+        "--group vision --after prep,other#2 --duration 90m"
+    )
+    text = dry_run_text(parse_cell_line(line), captured("pass", notebook()), "pass")  # type: ignore[arg-type]
+    assert text.split("\n")[1] == (
+        "Run digits: 2 to 8 workers (elastic), learning rate scaled sqrt, each with 2.00 GiB of "
+        "memory and 1 GPU, priority high in the admin lane, group vision, after prep, other#2, "
+        "expected to run 1 h 30 min, checkpoint every 30s, retries 3, resume auto, seed 0."
+    )
+
+
 def test_measured_sizes_add_up_to_about_the_payload() -> None:
     shared = np.zeros(100_000)
     found = captured("a, b, c", notebook(a=shared, b=[shared], c="x" * 5000), measure=True)

@@ -45,7 +45,8 @@ REQUESTS: list[Any] = [
     rq.GetCluster(), rq.PutBlob("d", 0, 3, b"\x00\xff1"), rq.Submit("a", a_spec(), "r"),
     rq.Cancel("a"), rq.Resume("a", "r", "best"), rq.Rollback("a@1"), rq.Tag("a@1", "best"),
     rq.Fork("a@1", "b"), rq.Resolve("a"), rq.ListJobs(), rq.ListRuns("a"), rq.Watch("a#1", 3),
-    rq.ReadLog("a", 0, None, -5), rq.ReadOut("a"), rq.VacateAll(),
+    rq.ReadLog("a", 0, None, -5), rq.ReadOut("a"), rq.VacateAll(), rq.GetQueue(), rq.Why("a"),
+    rq.Restart("a", 1),
 ]  # fmt: skip
 
 

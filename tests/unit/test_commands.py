@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ class Desk:
             fake_settings(home, **changes),
             Shell(self.journal, RecordingLauncher(), self.clock, lambda job: None),
         )
-        self.ask = Commands(self.engine, "tcp://here:1")
+        self.ask = partial(Commands(self.engine, "tcp://here:1"), user=self.engine.settings.user)
         self._requests = 0
 
     def submit(self, run: str | None = "digits", workers: int = 1, **how: Any) -> rq.Submitted:

@@ -267,6 +267,17 @@ def test_a_terminal_gets_lines_for_news_and_the_panel_at_the_end() -> None:
     assert written[-1].endswith("bye")
 
 
+def test_a_new_reason_is_news_and_another_expected_time_is_not() -> None:
+    written: list[str] = []
+    lines = TerminalLines(written.append, every=5.0, clock=lambda: 0.0)
+    for reason in ("Starts in about 12 min.", "Starts in about 11 min.", "Room is made."):
+        lines(Sight(a_job(state=JobState.QUEUED, reason=reason)))
+    assert written == [
+        "digits#1 ○ queued · Starts in about 12 min.",
+        "digits#1 ○ queued · Room is made.",
+    ]
+
+
 def test_without_a_kernel_the_panel_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     job = FakeJob(a_job(100, JobState.SUCCEEDED))
     panel = LivePanel(job.fetch, "digits#1").start()

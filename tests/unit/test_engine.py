@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,10 +17,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from resilient_nb.control.commands import Commands
-from resilient_nb.control.engine import LAUNCH_PATIENCE, ORDER_AGAIN, Engine, Shell
-from resilient_nb.core import recovery
+from resilient_nb.control.engine import Engine, Shell
+from resilient_nb.control.launching import LAUNCH_PATIENCE, ORDER_AGAIN
+from resilient_nb.core import dependencies, recovery
 from resilient_nb.core.lifecycle import replay
-from resilient_nb.core.model import Job, JobState, Outcome, StopReason
+from resilient_nb.core.model import Job, JobSpec, JobState, Outcome, Priority, Scaling, StopReason
+from resilient_nb.core.policy import GroupRule, Policy
+from resilient_nb.errors import InvalidRequest, NotAllowed
 from resilient_nb.testing.builders import (
     a_checkpoint,
     a_report,
@@ -60,7 +64,8 @@ class Desk:
     def restart(self) -> None:
         shell = Shell(self.journal, self.launcher, self.clock, self.changed.append)
         self.engine = Engine(self.settings, shell)
-        self.commands = Commands(self.engine, "tcp://here")
+        commands = Commands(self.engine, "tcp://here")
+        self.commands = partial(commands, user=self.engine.settings.user)
 
     def submit(self, run: str = "digits", workers: int = 1, **spec: Any) -> Job:
         done = self.commands(rq.Submit(run, a_spec(workers, **spec), f"req-{self.clock()}-{run}"))
@@ -169,7 +174,7 @@ def test_the_queue_moves_when_slots_are_free(desk: Desk) -> None:
     desk.submit("later", workers=2)
     assert desk.job("later#1").state is JobState.QUEUED
     view = desk.engine.view(desk.job("later#1"))
-    assert view.reason == "Needs 2 workers at once; 1 of 2 are free."
+    assert view.reason == "Needs 2 workers at once; 1 of 2 slots are free."
     desk.report("h0", done(an_end(0)))
     assert desk.job("later#1").state is JobState.STARTING
 
@@ -556,6 +561,7 @@ def test_a_host_that_never_comes_back_loses_its_ranks(desk: Desk) -> None:
     assert desk.job().state is JobState.RUNNING
     desk.clock.advance(0.5)
     desk.engine.tick()
+    desk.report("h1")
     job = desk.job()
     assert (job.state, job.epoch, job.placement[0].host) == (JobState.STARTING, 2, "h1")
     assert job.failures[0].cause == recovery.HOST_LOST
@@ -591,6 +597,7 @@ def test_a_lost_host_is_replaced_and_its_ranks_ended_when_it_returns(desk: Desk)
     desk.engine.agent_gone("tcp://h0")
     desk.clock.advance(desk.settings.adopt_grace)
     desk.engine.tick()
+    desk.report("h1")
     assert desk.job().placement[0].host == "h1"
     assert "h0" not in desk.engine.hosts.names()
     desk.launcher.orders.clear()
@@ -633,6 +640,7 @@ def test_two_hosts_lost_at_once_cost_one_failure(desk: Desk, finished: int) -> N
     desk.engine.agent_gone("tcp://h1")
     desk.clock.advance(desk.settings.adopt_grace)
     desk.engine.tick()
+    desk.report("h2", slots=2)
     job = desk.job()
     assert [failure.cause for failure in job.failures] == [recovery.HOST_LOST]
     assert (job.state, job.epoch) == (JobState.STARTING, 2)
@@ -807,6 +815,24 @@ def test_watchers_hear_of_every_change(desk: Desk) -> None:
 # --- whatever happens ---
 
 
+RUNS, USERS = ["a", "b", "c", "d"], ["ada", "ben", "eva"]
+
+
+@st.composite
+def specs(draw: st.DrawFn) -> JobSpec:
+    """What users submit: some elastic, some urgent, some after others, some for maintenance."""
+    workers = draw(st.integers(1, 4))
+    return a_spec(
+        workers,
+        retries=1,
+        max_workers=draw(st.sampled_from([0, 0, workers + 1])),
+        scaling=draw(st.sampled_from(Scaling)),
+        priority=draw(st.sampled_from(Priority)),
+        admin=draw(st.booleans()) and draw(st.booleans()),
+        after=draw(st.sampled_from([(), (), ("a",), ("b",)])),
+    )
+
+
 class Storm(RuleBasedStateMachine):
     """Random stimuli against a cluster of obedient hosts; then the storm ends, and so do jobs."""
 
@@ -825,25 +851,58 @@ class Storm(RuleBasedStateMachine):
         yield
         self.cluster.losing = False
 
-    @rule(run=st.sampled_from(["a", "b", "c"]), workers=st.integers(1, 4))
-    def submit(self, run: str, workers: int) -> None:
+    def ask(self, request: object, user: str) -> None:
+        """What users ask; what they are refused changes nothing."""
+        with contextlib.suppress(InvalidRequest, NotAllowed):
+            Commands(self.cluster.engine, "x")(request, user)
+
+    @rule(run=st.sampled_from(RUNS), user=st.sampled_from(USERS), spec=specs(), begin=st.booleans())
+    def submit(self, run: str, user: str, spec: JobSpec, begin: bool) -> None:
         world = self.cluster.engine.world
         if run not in world.runs or world.active_job(run) is None:
             self.requests += 1
-            spec = a_spec(workers, retries=1)
-            Commands(self.cluster.engine, "x")(rq.Submit(run, spec, f"r{self.requests}"))
+            self.ask(rq.Submit(run, spec, f"r{self.requests}"), user)
+        if begin:
+            self.everybody_reports(3)
 
-    @rule(run=st.sampled_from(["a", "b", "c"]), workers=st.integers(1, 4))
-    def submit_and_begin(self, run: str, workers: int) -> None:
-        self.submit(run, workers)
-        self.everybody_reports(3)
+    @rule(half_life=st.sampled_from([60.0, 86400.0]), preemption=st.booleans(),
+          patience=st.sampled_from([0.0, 30.0]), reserve=st.integers(0, 1))  # fmt: skip
+    def the_policy_changes(
+        self, half_life: float, preemption: bool, patience: float, reserve: int
+    ) -> None:
+        groups = {"vision": GroupRule(2.0, ("ada",)), "speech": GroupRule(1.0, ("ben", "eva"))}
+        self.cluster.engine.set_policy(
+            Policy(
+                half_life=half_life,
+                preemption=preemption,
+                patience=patience,
+                quantum=patience / 10,
+                admin_reserve=reserve,
+                groups=groups,
+            )
+        )
+
+    @rule(host=st.sampled_from(["h0", "h1", "h2"]), busy=st.integers(0, 1))
+    def dask_tasks_come_and_go(self, host: str, busy: int) -> None:
+        self.cluster.engine.set_busy(host, busy)
+
+    @rule(host=st.sampled_from(["h0", "h1", "h2"]))
+    def a_worker_is_to_retire(self, host: str) -> None:
+        self.cluster.engine.vacate(host, "Its worker retires.")
+
+    @precondition(lambda self: self.cluster.engine.world.open)
+    @rule(data=st.data())
+    def restart(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.cluster.engine.world.open)))
+        job = self.cluster.engine.world.open[name]
+        self.ask(rq.Restart(name, job.epoch), job.spec.user)
 
     @precondition(lambda self: self.cluster.engine.world.runs)
     @rule(data=st.data(), lose=st.booleans())
     def cancel(self, data: st.DataObject, lose: bool) -> None:
         run = data.draw(st.sampled_from(sorted(self.cluster.engine.world.runs)))
         with self.losing_orders(lose):
-            Commands(self.cluster.engine, "x")(rq.Cancel(run))
+            self.ask(rq.Cancel(run), self.cluster.settings.user)
 
     @rule(host=st.sampled_from(["h0", "h1", "h2"]), acknowledge=st.booleans(), lose=st.booleans(),
           data=st.data())  # fmt: skip
@@ -906,15 +965,16 @@ class Storm(RuleBasedStateMachine):
         assert world_problems(self.cluster.engine.world) == []
 
     @invariant()
-    def no_host_holds_more_current_ranks_than_slots(self) -> None:
-        jobs = self.cluster.engine.world.jobs
+    def no_host_has_more_slots_leased_than_it_has(self) -> None:
+        shares = [
+            share
+            for job in self.cluster.engine.world.open.values()
+            for share in job.placement
+            if not set(range(share.first, share.first + share.count)) <= set(job.ends)
+        ]
         for host in self.cluster.hosts.values():
-            current = [
-                key
-                for key in host.ranks
-                if jobs[key[0]].epoch == key[1] and jobs[key[0]].state.holds_gang
-            ]
-            assert len(current) <= host.slots, f"{host.name} has {current}"
+            leased = sum(share.leased for share in shares if share.host == host.name)
+            assert leased <= host.slots, f"{host.name} has {leased} of {host.slots} leased"
 
     @invariant()
     def no_attempt_is_launched_beside_an_older_one(self) -> None:
@@ -935,9 +995,16 @@ class Storm(RuleBasedStateMachine):
     def _calm(self) -> None:
         """No more faults: within a few minutes of the clock every job has ended."""
         self.cluster.losing = False
+        self.cluster.engine.set_policy(Policy())
         for host in self.cluster.hosts.values():
             host.agent = True
+            self.cluster.engine.set_busy(host.name, 0)
         for _ in range(150):
+            world = self.cluster.engine.world
+            for job in list(world.open.values()):
+                blockers = [dependencies.upstream(world, d) for d in dependencies.unmet(world, job)]
+                if any(b.state in (JobState.FAILED, JobState.CANCELLED) for b in blockers):
+                    self.ask(rq.Cancel(job.id), job.spec.user)
             self.cluster.round(2.0)
             for host in self.cluster.hosts.values():
                 for rank in list(host.ranks.values()):

@@ -22,9 +22,9 @@ from resilient_nb.core.model import (
     RemoteError,
     Share,
     StopReason,
-    World,
 )
 from resilient_nb.core.names import checkpoint_id
+from resilient_nb.core.world import World
 from resilient_nb.errors import InvalidTransition, StaleEpoch
 from resilient_nb.testing.builders import (
     START,
@@ -340,7 +340,7 @@ def test_epochs_of_a_run_grow_over_its_jobs(epoch: int) -> None:
 
 @pytest.mark.parametrize("placement", [(), on_hosts(1), on_hosts(2, 1)])
 def test_a_gang_is_granted_whole(placement: Placement) -> None:
-    with pytest.raises(InvalidTransition, match="needs 2 slots, not"):
+    with pytest.raises(InvalidTransition, match="has 2 ranks, not"):
         Story().submit(workers=2).reserve(placement=placement)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 import pytest
 from hypothesis import given
@@ -16,12 +16,13 @@ from resilient_nb.notebook.options import (
     CellOptions,
     Command,
     Interval,
+    Workers,
     help_text,
     parse_arguments,
     parse_cell_line,
     parse_line,
 )
-from resilient_nb.notebook.verbs import CELL, NOT_YET_OPTIONS, VERBS
+from resilient_nb.notebook.verbs import CELL, NOT_YET_OPTIONS, NOT_YET_VERBS, VERBS
 
 # -- the cell magic
 
@@ -36,13 +37,22 @@ def test_an_empty_line_gives_the_defaults() -> None:
 
 def test_all_options_of_a_cell() -> None:
     line = (
-        "digits --workers 2 --priority=high --checkpoint-every 20 --retries 0 "
-        "--out model,history --resume digits@best --seed 7 --wait --dry-run"
+        "digits --workers 2:8 --scale-lr sqrt --memory 2GiB --cpus 0.5 --gpus 1 --priority=high "
+        "--group vision --after prep,other#2 --duration 1h30m --admin --checkpoint-every 20 "
+        "--retries 0 --out model,history --resume digits@best --seed 7 --wait --dry-run"
     )
     assert parse_cell_line(line) == CellOptions(
         name="digits",
-        workers=2,
+        workers=Workers(2, 8),
+        scale_lr="sqrt",
+        memory=2 << 30,
+        cpus=0.5,
+        gpus=1,
         priority="high",
+        group="vision",
+        after=("prep", "other#2"),
+        duration=5400.0,
+        admin=True,
         checkpoint_every=Interval(steps=20),
         retries=0,
         out=("model", "history"),
@@ -56,14 +66,18 @@ def test_all_options_of_a_cell() -> None:
 @pytest.mark.parametrize(
     ("line", "options"),
     [
-        ("--workers 2 digits", CellOptions(name="digits", workers=2)),
+        ("--workers 2 digits", CellOptions(name="digits", workers=Workers(2))),
         ("'digits' --detach", CellOptions(name="digits", detach=True)),
         ("new --fork digits@120", CellOptions(name="new", fork=Reference("digits", step=120))),
         ("--resume never", CellOptions(resume="never")),
         ("--resume digits", CellOptions(resume=Reference("digits"))),
         ("a --resume auto --fork b", CellOptions(name="a", fork=Reference("b"))),
         ("--out 'a, b'", CellOptions(out=("a", "b"))),
-        ("--seed 4294967295 --workers 1024", CellOptions(seed=2**32 - 1, workers=1024)),
+        ("--seed 4294967295 --workers 1024", CellOptions(seed=2**32 - 1, workers=Workers(1024))),
+        ("--workers 3:3", CellOptions(workers=Workers(3))),
+        ("b --after a,c#1", CellOptions(name="b", after=("a", "c#1"))),
+        ("--after a --resume auto", CellOptions(after=("a",))),
+        ("--group my.team-2", CellOptions(group="my.team-2")),
     ],
 )
 def test_cell_lines(line: str, options: CellOptions) -> None:
@@ -95,17 +109,68 @@ def test_checkpoint_intervals(typed: str, interval: Interval, words: str) -> Non
         ("--worker 2", "unknown option --worker; did you mean --workers?"),
         ("--worker 2 digits", "unknown option --worker; did you mean --workers?"),
         ("-w 2", "unknown option -w."),
-        ("--memory 2GiB", "--memory is not available yet."),
+        ("--deadline 2h", "--deadline is not available yet."),
         ("--keep=3", "--keep is not available yet."),
-        ("--workers", "--workers needs a value: --workers N."),
-        ("--workers --wait", "--workers needs a value: --workers N."),
-        ("--workers 0", "--workers takes a whole number from 1 to 1024, not '0'."),
-        ("--workers 1025", "--workers takes a whole number from 1 to 1024, not '1025'."),
-        ("--workers ٢", "--workers takes a whole number from 1 to 1024, not '٢'."),
+        ("--workers", "--workers needs a value: --workers N|MIN:MAX."),
+        ("--workers --wait", "--workers needs a value: --workers N|MIN:MAX."),
         (
-            "--workers 2:4",
-            "--workers 2:4: elastic gangs are not available yet; give one number.",
+            "--workers 0",
+            "--workers takes a whole number from 1 to 1024, or two as MIN:MAX, not '0'.",
         ),
+        ("--workers 1025", "--workers takes a whole number from 1 to 1024, or two as MIN:MAX, not"),
+        (
+            "--workers ٢",
+            "--workers takes a whole number from 1 to 1024, or two as MIN:MAX, not '٢'.",
+        ),
+        ("--workers 0:4", "--workers takes a whole number from 1 to 1024, or two as MIN:MAX, not"),
+        ("--workers 2:x", "--workers takes a whole number from 1 to 1024, or two as MIN:MAX, not"),
+        (
+            "--workers 1:2:3",
+            "--workers takes a whole number from 1 to 1024, or two as MIN:MAX, not",
+        ),
+        ("--workers=-1:2", "--workers takes a whole number from 1 to 1024, or two as MIN:MAX, not"),
+        ("--workers :4", "--workers :4: an end is missing. Write the least and the most, such as"),
+        ("--workers 4:", "--workers 4:: an end is missing. Write the least and the most, such as"),
+        (
+            "--workers 4:2",
+            "--workers 4:2: the least, 4, is more than the most, 2. Write --workers 2:4.",
+        ),
+        (
+            "--scale-lr linear",
+            "--scale-lr linear is for gangs that grow and shrink: with --workers 1",
+        ),
+        ("--scale-lr sqrt --workers 4:4", "--scale-lr sqrt is for gangs that grow and shrink"),
+        ("--scale-lr log --workers 1:2", "--scale-lr takes linear or sqrt, not 'log'."),
+        ("--memory 2", "--memory 2: of what? Write 2MiB or 2GiB."),
+        ("--memory 2B", "--memory 2B: of what? Write 2MiB or 2GiB."),
+        ("--memory 2G", "--memory 2G: write 2GiB (powers of 1024) or 2GB (powers of 1000)."),
+        ("--memory much", "--memory takes a size such as 2GiB or 500MB, not 'much'."),
+        ("--memory -2GiB", "--memory needs a value: --memory SIZE."),
+        ("--memory 0GiB", "--memory 0GiB is no size of a memory; leave it out for any."),
+        ("--memory 9999999TiB", "--memory 9999999TiB is no size of a memory"),
+        (
+            "--cpus 0",
+            "--cpus takes a number of cores such as 4 or 0.5, not '0'. Leave it out for any.",
+        ),
+        ("--cpus many", "--cpus takes a number of cores such as 4 or 0.5, not 'many'."),
+        ("--gpus 0", "--gpus takes a whole number from 1 to 1024, not '0'."),
+        ("--gpus 0.5", "--gpus takes a whole number from 1 to 1024, not '0.5'."),
+        (
+            "--duration 2",
+            "--duration takes a time such as 90m, 2h, 1h30m or 3d, not '2'. 2 of what?",
+        ),
+        ("--duration 0h", "--duration takes a time such as 90m, 2h, 1h30m or 3d, not '0h'."),
+        ("--duration 30m1h", "--duration takes a time such as 90m, 2h, 1h30m or 3d, not '30m1h'."),
+        ("--duration 900d", "--duration 900d is more than a year; leave it out if unknown."),
+        ("--group ''", "'' can't be a group name. Use 1 to 64 letters, digits"),
+        ("--group 'my team'", "'my team' can't be a group name. Use 1 to 64 letters, digits"),
+        ("--after a,,b", "--after a,,b: a job is missing. Write jobs with commas and no spaces"),
+        ("--after a,a", "--after names a twice."),
+        ("--after a#x", "'a#x' is no job. A job is RUN#NUMBER, for example a#1."),
+        ("--after ../a", "'../a' can't be a run name."),
+        ("a --after a", "--after a: the jobs of a run follow each other anyway, so a can't wait"),
+        ("a --after b,a#2", "--after a#2: the jobs of a run follow each other anyway, so a can't"),
+        ("--resume a@1 --after a", "--after a: the jobs of a run follow each other anyway"),
         ("--workers 2 --workers 3", "--workers is given 2 times; keep one."),
         ("--wait --detach", "--wait and --detach exclude each other; keep one."),
         (
@@ -148,6 +213,49 @@ def test_options_of_later_versions_are_refused_as_such(option: str) -> None:
     assert option not in help_text("cell")
 
 
+def test_what_is_not_there_yet_is_neither_parsed_nor_described() -> None:
+    assert NOT_YET_OPTIONS.isdisjoint(option.flag for option in CELL.options)
+    assert NOT_YET_VERBS.isdisjoint(VERBS)
+
+
+@pytest.mark.parametrize(
+    ("typed", "nbytes"),
+    [
+        ("2GiB", 2 << 30),
+        ("500MB", 500_000_000),
+        ("1.5gib", 3 << 29),
+        ("1KiB", 1024),
+        ("1TB", 10**12),
+    ],
+)
+def test_sizes_of_memory(typed: str, nbytes: int) -> None:
+    assert options_of(f"--memory {typed}").memory == nbytes
+
+
+@pytest.mark.parametrize(
+    ("typed", "seconds"),
+    [("90m", 5400.0), ("2h", 7200.0), ("1h30m", 5400.0), ("3d", 259200.0), ("1.5h", 5400.0),
+     ("45s", 45.0), ("1d2h3m4s", 93784.0)],
+)  # fmt: skip
+def test_durations(typed: str, seconds: float) -> None:
+    assert options_of(f"--duration {typed}").duration == seconds
+
+
+def options_of(line: str) -> CellOptions:
+    options = parse_cell_line(line)
+    assert isinstance(options, CellOptions)
+    return options
+
+
+@given(st.integers(-2, 1030), st.integers(-2, 1030))
+def test_an_elastic_gang_is_what_was_typed_or_refused(least: int, most: int) -> None:
+    valid = 1 <= least <= most <= 1024
+    with nullcontext() if valid else pytest.raises(InvalidRequest, match="--workers"):
+        workers = options_of(f"--workers={least}:{most}").workers
+        assert workers == Workers(least, most if most > least else 0)
+        assert options_of(f"--workers={workers}").workers == workers
+
+
 # -- verbs
 
 
@@ -157,7 +265,16 @@ def test_options_of_later_versions_are_refused_as_such(option: str) -> None:
         ("up", "up", {"workers": None}),
         ("up --workers 4", "up", {"workers": 4}),
         ("down", "down", {}),
-        ("connect tcp://host:8786", "connect", {"address": "tcp://host:8786"}),
+        (
+            "connect tcp://host:8786",
+            "connect",
+            {"address": "tcp://host:8786", "ca_file": None, "cert": None, "key": None},
+        ),
+        (
+            "connect tls://h:1 --ca-file ca.pem --cert me.pem --key k.pem",
+            "connect",
+            {"address": "tls://h:1", "ca_file": "ca.pem", "cert": "me.pem", "key": "k.pem"},
+        ),
         ("status --json", "status", {"json": True}),
         ("workers", "workers", {"json": False}),
         ("jobs --run digits", "jobs", {"run": "digits", "json": False}),
@@ -168,6 +285,8 @@ def test_options_of_later_versions_are_refused_as_such(option: str) -> None:
             {"job": "digits", "rank": 0, "attempt": 3, "tail": 50, "follow": True, "json": False},
         ),
         ("cancel digits", "cancel", {"job": "digits"}),
+        ("queue --json", "queue", {"json": True}),
+        ("restart digits", "restart", {"job": "digits", "json": False}),
         ("resume digits", "resume", {"run": "digits", "at": None}),
         ("resume digits --at 120", "resume", {"run": "digits", "at": Reference("digits", 120)}),
         (
@@ -200,7 +319,9 @@ def test_verbs(line: str, verb: str, arguments: dict[str, object]) -> None:
     [
         ("jbos", "unknown verb jbos; did you mean jobs?"),
         ("xyzzy", "unknown verb xyzzy."),
-        ("queue", "The verb queue is not available yet."),
+        ("diff", "The verb diff is not available yet."),
+        ("queue digits", "queue: unexpected 'digits'. Usage: %resilient queue [--json]"),
+        ("restart", "restart: the following arguments are required: JOB|RUN. Usage: %resilient"),
         ("jobs --jsn", "unknown option --jsn; did you mean --json?"),
         ("down --json", "unknown option --json."),
         ("show", "show: the following arguments are required: JOB|RUN. Usage: %resilient show"),
@@ -211,6 +332,8 @@ def test_verbs(line: str, verb: str, arguments: dict[str, object]) -> None:
         ("resume a --at b@1", "--at b@1 is a checkpoint of b, not of a. Use `fork b@1 NEWNAME`"),
         ("fork digits@1 digits", "A fork is a new run: give it another name than digits."),
         ("connect ''", "ADDRESS is empty."),
+        ("connect tls://h:1 --key k.pem", "--key k.pem is the key of which --cert? Give both."),
+        ("connect tcp://h:1 --cert me.pem", "--cert is for an encrypted address, and tcp://h:1 is"),
         ("logs digits --tail x", "--tail takes a whole number of 0 or more, not 'x'."),
         ("status now", "status: unexpected 'now'. Usage: %resilient status [--json]"),
         ("help jbos", "unknown verb jbos; did you mean jobs?"),
@@ -275,7 +398,18 @@ def test_help_of_an_unknown_topic_is_refused() -> None:
 
 _WORDS = st.sampled_from(
     ["digits", "digits@120", "digits#1", "-1", "2", "20s", "a,b", "''", "'", "\\", "=", "--", "-"]
-    + ["never", "#", "--workers=", "--workers=2:3", "-h", "tcp://h:1", *NOT_YET_OPTIONS, *VERBS]
+    + [
+        "never",
+        "#",
+        "--workers=",
+        "--workers=2:3",
+        "--memory=2GiB",
+        "--duration=1h",
+        "-h",
+        "tcp://h:1",
+        *NOT_YET_OPTIONS,
+        *VERBS,
+    ]
     + [option.flag for verb in (CELL, *VERBS.values()) for option in verb.options]
 )
 _LINES = st.lists(_WORDS | st.text(max_size=6), max_size=6).map(" ".join)
@@ -326,7 +460,16 @@ NAMES = Names(
         ("%%resilient --out model,", ["model,history", "model,momentum"]),
         ("%%resilient --out=model,h", ["--out=model,history"]),
         ("%%resilient --workers ", []),
-        ("%resilient re", ["resume"]),
+        ("%%resilient --group ", []),
+        ("%%resilient --sc", ["--scale-lr"]),
+        ("%%resilient --workers 1:2 --scale-lr ", ["linear", "sqrt"]),
+        ("%%resilient x --after m", ["moons"]),
+        ("%%resilient x --after digits#1,d", ["digits#1,digits#2", "digits#1,digits"]),
+        ("%%resilient x --after=moons,", [f"--after=moons,{n}" for n in (*NAMES.jobs, "digits")]),
+        ("%resilient q", ["queue"]),
+        ("%resilient why digits#", ["digits#1", "digits#2"]),
+        ("%resilient restart m", ["moons"]),
+        ("%resilient re", ["restart", "resume"]),
         ("  %resilient st", ["status"]),
         ("%resilient show di", ["digits#1", "digits#2", "digits"]),
         ("%resilient show digits ", ["--json"]),

@@ -167,7 +167,7 @@ class Elements(HTMLParser):
 ALLOWED_TAGS = {
     *("style", "div", "span", "b", "p", "pre", "details", "summary", "ul", "li", "progress"),
     *("figure", "figcaption", "svg", "line", "text", "polyline", "circle"),
-    *("table", "thead", "tbody", "tr", "th", "td"),
+    *("table", "thead", "tbody", "tr", "th", "td", "code"),
 }
 EVIL = (
     "<script>alert(1)</script><img src=x onerror=alert(2)>\"'><b onclick=x>\x1b[2J\x1b]0;t\x07&amp;"
@@ -179,7 +179,8 @@ def an_evil_job(evil: str) -> JobView:
     failure = a_failure(cause=evil, message=evil, decision=evil, reason=evil, error=error)
     return a_job(
         id=evil, run=evil, state=JobState.FAILED, reason=evil, priority=evil, user=evil,
-        label=evil, out=(evil,), returned=(evil,), notes=(evil,), metrics={evil: 1.0},
+        label=evil, group=evil, after=(evil,), out=(evil,),
+        returned=(evil,), notes=(evil,), metrics={evil: 1.0},
         series={evil: ((1, 1.0), (2, 2.0)), "b" + evil: ((1, 1.0),), "c": ((1, 1.0),),
                 "d" + evil: ((1, 1.0),)},
         ranks=(a_rank(0, state=evil, host=evil),),
@@ -270,8 +271,32 @@ def test_a_queued_job_says_why_it_waits() -> None:
     text = panel_text(job, moment=MOMENT)
     assert "○ queued" in text
     assert "Waiting: digits#1 needs 4 slots; 3 of 8 are free." in text
+    assert "(%resilient why digits#1 says more.)" in " ".join(text.split())
     assert "waiting 1 min 13 s" in text
     assert "step 0" not in text
+
+
+def test_a_job_shows_its_group_what_it_waits_for_and_the_admin_lane() -> None:
+    text = panel_text(
+        a_job(state=JobState.QUEUED, group="vision", admin=True, after=("prep#1", "data#2")),
+        moment=MOMENT,
+    )
+    for part in ("2 workers · admin lane", "group vision", "after prep#1, data#2"):
+        assert part in text
+    for none in ("", "everyone"):
+        assert "group" not in panel_text(a_job(group=none), moment=MOMENT)
+
+
+def test_an_elastic_gang_shows_workers_held_and_ranks() -> None:
+    ranks = tuple(map(a_rank, range(8)))
+    running = panel_text(a_job(max_workers=8, held=3, ranks=ranks), moment=MOMENT)
+    assert "3 of 2:8 workers · 8 ranks" in running
+    whole = panel_text(a_job(max_workers=8, held=8, ranks=ranks), moment=MOMENT)
+    assert "8 of 2:8 workers" in whole
+    assert "8 ranks" not in whole
+    waiting = a_job(max_workers=8, state=JobState.QUEUED)
+    assert "· 2:8 workers" in panel_text(waiting, moment=MOMENT)
+    assert " 2:8 " in jobs_text([waiting], moment=MOMENT)
 
 
 def test_a_recovered_failure_says_what_happened_and_what_was_done() -> None:

@@ -29,7 +29,7 @@ class Shelf:
     def __init__(self, folder: Path) -> None:
         self.sent: list[Any] = []
         self.notes: list[str] = []
-        self._folder = folder
+        self.folder = folder
         attempt = an_attempt(store=str(folder))
         store = dist.HashStore()
         self.saver = Saver(attempt, 0, store, self.sent.append, self.notes.append)
@@ -38,7 +38,7 @@ class Shelf:
         self.saver.write(Request(step, POSITION, snapshot, {"loss": 0.5}, None))
         self.saver.wait()
         assert self.saver.failed is None
-        path = self._folder / "runs" / checkpoint_id("digits", step, 1)
+        path = self.folder / "runs" / checkpoint_id("digits", step, 1)
         return Stored(open_checkpoint(path), 0)
 
 
@@ -151,6 +151,26 @@ def test_a_checkpoint_says_what_it_is(shelf: Shelf) -> None:
     assert (written.checkpoint.parent, written.checkpoint.metrics) == (None, {"loss": 0.5})
     shelf.write(tracked(cell).snapshot(), step=60)
     assert shelf.sent[1].checkpoint.parent == "digits/00000040-e1"
+
+
+def test_a_rank_that_the_checkpoint_doesnt_know_takes_what_rank_0_had(shelf: Shelf) -> None:
+    cell = Cell(0)
+    cell.step()
+    mine = shelf.write(tracked(cell).snapshot())
+    path = shelf.folder / "runs" / mine.id
+    new = Stored(open_checkpoint(path), 3)
+    assert (mine.knows_rank, new.knows_rank) == (True, False)
+    assert repr(new.own()) == repr(mine.own())
+
+
+def test_how_the_batch_has_grown_is_said_only_if_it_can(shelf: Shelf) -> None:
+    snapshot = tracked(Cell(0)).snapshot()
+    scaling: dict[str, Any] = {"rule": "linear", "workers": 3, "factor": 1.5, "batch": 96}
+    for step, grown in ((1, None), (2, scaling)):
+        shelf.saver.write(Request(step, POSITION, snapshot, {}, None, grown))
+        shelf.saver.wait()
+        path = shelf.folder / "runs" / checkpoint_id("digits", step, 1)
+        assert open_checkpoint(path).manifest.info.get("scaling") == grown
 
 
 def test_a_snapshot_shares_nothing_with_the_loop(shelf: Shelf) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import select
 import signal
 import socket
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,7 @@ from resilient_nb.wire.orders import (
 
 ENTRY = "resilient_nb.testing.entries:scripted"
 PATIENCE = 10.0
+SHARES = re.compile(r"shares (\d+) slots from (\d+) with (\d+)\n")
 _numbers = itertools.count(1)
 
 
@@ -124,8 +127,8 @@ class Agent:
         mine = [row for row in self.ranks if row["job"] == self.job]
         return [(row["epoch"], row["rank"], row["pid"]) for row in mine]
 
-    def log(self, rank: int = 0) -> str:
-        return self._place.log(self.job.partition("#")[0], 1, 1, rank).read_text()
+    def log(self, rank: int = 0, epoch: int = 1) -> str:
+        return self._place.log(self.job.partition("#")[0], 1, epoch, rank).read_text()
 
     def ended(self, count: int = 1) -> list[RankEnd]:
         """Wait for so many ends."""
@@ -312,6 +315,24 @@ def test_prepare_again_gives_the_same_port_and_a_newer_attempt_another(agent: Ag
         socket.create_connection(("127.0.0.1", first.port), timeout=PATIENCE)
 
 
+def test_ranks_share_slots_and_gangs_side_by_side_have_their_own(agent: Agent) -> None:
+    """Fewer slots than ranks; ordered twice, and beside another gang."""
+
+    def slots(rank: int, epoch: int) -> tuple[int, int, int]:
+        """How many slots, from which one on, for how many ranks."""
+        said = until(lambda: SHARES.search(agent.log(rank, epoch)), "its output")
+        return tuple(int(number) for number in said.groups())  # type: ignore[return-value]
+
+    order = replace(agent.order("deaf", count=3), slots=2)
+    agent.send(order, order)
+    agent.launch("deaf", count=2, epoch=2)
+    count, first, ranks = slots(0, 1)
+    assert (count, ranks) == (2, 3)
+    assert slots(1, 1) == slots(2, 1) == slots(0, 1)
+    assert slots(0, 2) == (2, slots(1, 2)[1], 2)
+    assert abs(first - slots(0, 2)[1]) >= 2
+
+
 def test_a_launch_that_comes_twice_forks_once(agent: Agent) -> None:
     pids = agent.launch("deaf", count=2)
     assert agent.launch("deaf", count=2) == pids
@@ -363,6 +384,7 @@ def test_an_end_that_waits_to_be_seen_isnt_taken_for_ours(shared: Host, agent: A
 def test_a_rank_that_had_finished_is_no_victim_of_the_kill(agent: Agent) -> None:
     """Destroying its process group hangs, say: what it said of its end stands."""
     agent.launch("linger")
+    agent.hear(lambda: len(agent.of(Note)) == 2)
     agent.send(Kill(agent.job, 1))
     [end] = agent.ended()
     assert (end.outcome, end.ordered, end.signal) == (Outcome.FINISHED, False, signal.SIGKILL)
@@ -383,6 +405,7 @@ def test_leave_lets_a_rank_end_by_itself(agent: Agent) -> None:
     agent.send(Leave(agent.job, 1, grace=60.0))
     ends = agent.ended(2)
     assert [(end.outcome, end.ordered, end.step) for end in ends] == [(Outcome.LEFT, False, 8)] * 2
+    assert all(0 < end.vacated_s < PATIENCE for end in ends)
 
 
 def test_a_rank_that_doesnt_leave_is_killed_after_the_grace(agent: Agent) -> None:
@@ -390,7 +413,7 @@ def test_a_rank_that_doesnt_leave_is_killed_after_the_grace(agent: Agent) -> Non
     began = time.monotonic()
     agent.send(Leave(agent.job, 1, grace=0.5))
     [end] = agent.ended()
-    assert time.monotonic() - began >= 0.5
+    assert 0.5 <= end.vacated_s <= time.monotonic() - began
     assert (end.outcome, end.signal, end.ordered) == (Outcome.EXITED, signal.SIGKILL, True)
 
 

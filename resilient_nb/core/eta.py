@@ -1,0 +1,45 @@
+"""When waiting jobs will start, as far as the ends of others are known."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping
+
+from resilient_nb.core.queue import Plan, QueueView
+
+
+def expected_starts(view: QueueView, plan: Plan, now: float) -> Mapping[str, float]:
+    """Return the expected start of each waiting gang for which enough is known.
+
+    The queue is walked in the plan's order with slots becoming free as running gangs end by
+    their live step rate, or as declared. A gang whose end is unknown keeps its slots: what can
+    only start after it has no expected start. Nothing is preempted in this forecast, so a start
+    can come sooner; it can come later if predictions err or more urgent jobs come in.
+    """
+    gangs = {gang.job: gang for gang in view.gangs}
+    free = sum(host.free for host in view.hosts)
+    ends: list[tuple[float, int]] = []
+    for gang in view.gangs:
+        if gang.held and gang.remaining is not None:
+            ends.append((now + gang.remaining, gang.slots))
+    heapq.heapify(ends)
+    promised = {row.job: row.at for row in plan.reservations}
+    found: dict[str, float] = {}
+    at = now
+    for row in plan.waiting:
+        gang = gangs[row.job]
+        if gang.hold or row.rule == "too wide":
+            continue
+        start = max(at, gang.not_before)
+        while free < gang.workers and ends:
+            end, slots = heapq.heappop(ends)
+            start, free = max(start, end), free + slots
+        if free < gang.workers:
+            if row.job in promised:
+                found[row.job] = promised[row.job]
+            break
+        free -= gang.workers
+        at = found[row.job] = start
+        if gang.remaining is not None:
+            heapq.heappush(ends, (start + gang.remaining, gang.workers))
+    return {job: max(now, time) for job, time in found.items()}

@@ -1,0 +1,258 @@
+"""The order of the queue: who comes before whom, running gangs included.
+
+Classes first (admin, urgent, high, normal, low). Inside a class, running gangs in their quantum
+stay, then comes the gang whose turn it is because it starves, then all others by *virtual
+finish time*: when the gang would be done if its user had just the fair share, and used it for
+the shortest work first. The order of the finish times of a fair system is both fair and short
+(fair sojourn protocol, Friedman and Henderson 2003), with what a user is owed, or has had too
+much, as the memory of the fair system's clock. Waiting long for what one is makes it earlier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from math import copysign
+
+from resilient_nb.core import forecast
+from resilient_nb.core.model import Priority, Resources
+from resilient_nb.core.placement import per_slot
+from resilient_nb.core.policy import HOUR, Policy
+from resilient_nb.core.queue import Gang, Host, QueueView
+from resilient_nb.core.shares import Key, advance, entitlements
+
+#: Virtual finish times far beyond this hardly differ: then the debts of fairness decide.
+HORIZON = 48 * HOUR
+#: Users may differ from their fair service by this part of it before it counts: a day of long
+#: work by one and a day of short work by the other is cheaper in turns than side by side.
+TOLERANCE = 0.1
+#: At most so many seconds of fair share are owed at a time.
+MOST_OWED = 24 * HOUR
+#: A running gang is ranked as if only this part of its work were left, less a restart: so that
+#: it isn't asked to leave for one that is hardly shorter.
+STICK = 0.8
+#: A gang comes the earlier the longer it waits for what it is (`stretch`), and before all those
+#: that don't when it has waited this long; from STARVING on it is given a turn, whatever for.
+AGED, STARVING = 8.0, 9.0
+STRETCH_BASE = 6 * HOUR
+#: Seconds of virtual time for each unit of stretch beyond AGED: more than any other difference.
+AGED_WEIGHT = 60 * HOUR
+#: Younger than this, a gang's stretch is too small to matter: saves working it out.
+YOUNG = 900.0
+#: Seconds of its entitlement that each user may always have at high or urgent priority.
+HIGH_BURST = 0.5 * HOUR
+#: Items of work between two chances for the event loop (about half a millisecond).
+CHUNK = 200
+
+IN_QUANTUM, STARVED, BY_TURN = range(3)
+ADMIN, URGENT, HIGH, NORMAL, LOW = range(5)
+_CLASS = {
+    Priority.URGENT: URGENT,
+    Priority.HIGH: HIGH,
+    Priority.NORMAL: NORMAL,
+    Priority.LOW: LOW,
+}
+
+
+class Entry:
+    """A gang with what the ranking found out about it.
+
+    `per` are the slots of one worker, `slots` what it holds, or would at its smallest size,
+    `left` the expected slot-seconds, `level` its class in force, `tier` and `key` its place in
+    it. `should`: it waits, and would run if everything went by this order; `spare`: it runs, and
+    wouldn't; `gives`: the slots that come free if it gives up what it may have to, which is all
+    if `whole`.
+    """
+
+    __slots__ = (
+        "gang", "gives", "key", "left", "level", "per", "running", "should", "slots", "spare",
+        "tier", "whole",
+    )  # fmt: skip
+
+    def __init__(self, gang: Gang, per: int, slots: int, left: float, level: int) -> None:
+        self.gang = gang
+        self.per = per
+        self.slots = slots
+        self.left = left
+        self.level = level
+        self.tier = BY_TURN
+        self.key = 0.0
+        self.running = gang.held > 0
+        self.should = self.spare = self.whole = False
+        self.gives = 0
+
+
+@dataclass
+class Claim:
+    """A user's `share` in slots, and the seconds of it that are owed (overdrawn, if below 0)."""
+
+    share: float = 1.0
+    owed: float = 0.0
+    high_spent: bool = False
+
+
+_Row = tuple[int, float, bool, float, str, Entry]  # level or rank, length or key, waits, ...
+
+
+class Sizes:
+    """How many slots a worker takes, and how many such workers the whole cluster holds."""
+
+    def __init__(self, hosts: tuple[Host, ...]) -> None:
+        self._kinds: dict[Resources, dict[int, int]] = {}
+        self.capacity = 0
+        by_id: dict[int, dict[int, int]] = {}
+        for host in hosts:
+            if not host.closing:
+                kind = by_id.get(id(host.slot))
+                if kind is None:
+                    kind = by_id[id(host.slot)] = self._kinds.setdefault(host.slot, {})
+                kind[host.slots] = kind.get(host.slots, 0) + 1
+                self.capacity += host.slots
+        self._found: dict[int, tuple[int, int, Resources]] = {}
+
+    def __call__(self, needs: Resources) -> tuple[int, int]:
+        """Return (slots of one worker, workers that fit if all were free); (1, 0) if none can."""
+        found = self._found.get(id(needs))
+        if found is None:
+            found = self._found[id(needs)] = (*self._measure(needs), needs)
+        return found[0], found[1]
+
+    def _measure(self, needs: Resources) -> tuple[int, int]:
+        least, most = 0, 0
+        for slot, sizes in self._kinds.items():
+            per = per_slot(needs, slot)
+            if per is None:
+                continue
+            fit = sum(slots // per * count for slots, count in sizes.items())
+            most += fit
+            if fit:
+                least = min(least or per, per)
+        return least or 1, most
+
+
+def claims(view: QueueView, capacity: int, now: float) -> dict[Key, Claim]:
+    """Return what each user is due."""
+    policy = view.policy
+    ledger = advance(view.ledger, now, policy)
+    fair = entitlements(ledger, policy)
+    active = [key for key, account in ledger.accounts.items() if account.wanted]
+    groups: dict[str, float] = {}
+    for group, user in active:
+        groups[group] = groups.get(group, 0.0) + policy.user_weight(user)
+    whole = sum(policy.group_weight(group) for group in groups)
+    found: dict[Key, Claim] = {}
+    for key, account in ledger.accounts.items():
+        group, user = key
+        entitled = fair.get(key, 0.0)
+        allowed = policy.high_budget * account.fair_service + HIGH_BURST * entitled
+        share = entitled
+        if group in groups and whole and groups[group]:
+            part = policy.group_weight(group) / whole * policy.user_weight(user) / groups[group]
+            share = max(share, part * capacity)
+        share = max(share, 1e-3)
+        balance, tolerated = account.balance, TOLERANCE * account.fair_service
+        beyond = max(0.0, abs(balance) - tolerated) / share
+        owed = copysign(min(MOST_OWED, beyond), balance)
+        found[key] = Claim(share, owed, account.high_service > allowed)
+    return found
+
+
+def effective_class(gang: Gang, claim: Claim) -> int:
+    """Return the class in force: high and urgent count only within the user's budget."""
+    if gang.admin:
+        return ADMIN
+    level = _CLASS[gang.priority]
+    return NORMAL if level < NORMAL and claim.high_spent else level
+
+
+def ranked(
+    view: QueueView, gangs: list[Gang], sizes: Sizes, now: float
+) -> Generator[None, None, list[Entry]]:
+    """Return entries of these gangs in the order of the queue."""
+    users = claims(view, sizes.capacity, now)
+    rows: dict[Key, list[_Row]] = {}
+    quantum = view.policy.quantum
+    for n, gang in enumerate(gangs):
+        if not n % CHUNK:
+            yield
+        who = (gang.group, gang.user)
+        mine = rows.get(who)
+        if mine is None:
+            mine = rows[who] = []
+            users.setdefault(who, Claim())
+        level = effective_class(gang, users[who])
+        per = sizes(gang.needs)[0]
+        left = length = forecast.service_left(gang, per)
+        if gang.held:
+            entry = Entry(gang, per, gang.slots, left, level)
+            if now - gang.since < quantum * gang.overhead:
+                entry.tier = IN_QUANTUM
+            length = max(0.0, STICK * left - gang.overhead * gang.slots)
+            mine.append((level, length, False, gang.submitted_at, gang.job, entry))
+        else:
+            entry = Entry(gang, per, gang.workers * per, left, level)
+            mine.append((level, length, True, gang.submitted_at, gang.job, entry))
+    return (yield from _in_turn(rows, users, now))
+
+
+def _in_turn(
+    rows: dict[Key, list[_Row]], users: dict[Key, Claim], now: float
+) -> Generator[None, None, list[Entry]]:
+    """Give each user's gangs, shortest first, their keys; return all in the order of them."""
+    order: list[_Row] = []
+    first: dict[int, tuple[float, str, Entry]] = {}  # of those that starve, by level
+    for who, mine in rows.items():
+        yield
+        mine.sort()
+        claim, before = users[who], 0.0
+        share, owed = claim.share, claim.owed
+        for n, (level, length, waits, submitted, job, entry) in enumerate(mine):
+            if n and not n % CHUNK:
+                yield
+            finish = (before + length) / share
+            before += entry.left
+            key = HORIZON * finish / (HORIZON + finish)
+            if now - submitted > YOUNG:
+                amount = stretch(entry, now)
+                key *= max(0.0, 1.0 - amount / AGED)
+                if amount > AGED:
+                    key -= AGED_WEIGHT * (amount - AGED)
+                    if waits and amount >= STARVING:
+                        # Who was queued first and not who starves most: so they take turns.
+                        turn = (entry.gang.queued_at, job, entry)
+                        first[level] = min(first.get(level, turn), turn)
+            entry.key = key - owed
+            order.append((3 * level + entry.tier, entry.key, waits, submitted, job, entry))
+    yield
+    if first:
+        for _, _, entry in first.values():
+            # Those of low priority among those of normal: else they might wait for ever.
+            entry.level, entry.tier = min(entry.level, NORMAL), STARVED
+        order = [(3 * row[-1].level + row[-1].tier, *row[1:]) for row in order]
+    yield
+    order.sort()
+    return [row[-1] for row in order]
+
+
+def stretch(entry: Entry, now: float) -> float:
+    """Return how much longer it takes than it runs: (waited) / (runs + 6 h).
+
+    What isn't known of its length counts as nothing, so that it is too early rather than late.
+    """
+    gang = entry.gang
+    size = gang.workers * entry.per
+    ran = gang.attained / size
+    whole = ran + entry.left / size if forecast.known(gang) else ran
+    return max(0.0, now - gang.submitted_at - ran) / (whole + STRETCH_BASE)
+
+
+def rules_out(gang: Gang, sizes: Sizes, policy: Policy, now: float) -> str:
+    """Return the rule that keeps a waiting gang from starting whatever is free ("" if none)."""
+    if gang.hold:
+        return "hold"
+    if gang.not_before > now:
+        return "backoff"
+    per, most = sizes(gang.needs)
+    if not gang.admin and sizes.capacity > policy.admin_reserve > 0:
+        most = min(most, (sizes.capacity - policy.admin_reserve) // per)
+    return "too wide" if gang.workers > most else ""

@@ -1,0 +1,231 @@
+"""Why a job waits, in words, and what would start it now.
+
+What would help is not guessed: the plan is made again with the job changed, and only what then
+starts is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from resilient_nb.core.accounting import group_of
+from resilient_nb.core.dependencies import unmet, upstream
+from resilient_nb.core.eta import expected_starts
+from resilient_nb.core.explain import failure_text
+from resilient_nb.core.model import Job, JobState, Priority
+from resilient_nb.core.queue import Gang, Host, Plan, QueueView, Waiting
+from resilient_nb.core.scheduling import plan
+from resilient_nb.core.shares import advance, entitlements
+from resilient_nb.core.views import QueueReport, QueueRow, ShareRow, WhyReport
+from resilient_nb.core.world import World
+
+
+def words(row: Waiting, gang: Gang, hosts: Sequence[Host], made: Plan, now: float) -> str:
+    """Return the rule that holds a waiting gang as a sentence."""
+    total, free = sum(h.slots for h in hosts), sum(h.free for h in hosts)
+    match row.rule:
+        case "hold":
+            return gang.hold
+        case "backoff":
+            return f"Retries in {max(0.0, gang.not_before - now):.1f} s (back-off)."
+        case "too wide":
+            return _too_wide(gang, total)
+        case "behind":
+            promised = {r.job: r.at for r in made.reservations}
+            if row.behind in promised:
+                when = _in(promised[row.behind] - now)
+                return f"Would delay {row.behind}, which is to start {when}."
+            return f"Waits behind {row.behind}, which comes first."
+        case "vacating":
+            return "Starts as soon as others have left at a checkpoint to make room."
+        case "reserve":
+            return f"The {free} free slots are kept for administrators' jobs."
+        case "share":
+            return "Others who have had less than their share come first."
+    return f"Needs {_workers(gang.workers)} at once; {free} of {total} slots are free."
+
+
+def why_report(world: World, job: Job, view: QueueView, now: float) -> WhyReport:
+    """Return why a job is where it is."""
+    if job.state is not JobState.QUEUED:
+        return WhyReport(job.id, job.state, job.state.value, _not_waiting(world, job))
+    made = plan(view, now)
+    row = next((r for r in made.waiting if r.job == job.id), None)
+    gang = next(g for g in view.gangs if g.job == job.id)
+    if row is None:
+        return WhyReport(job.id, job.state, "starting", "It starts now.", now)
+    text = words(row, gang, view.hosts, made, now)
+    text = " ".join(part for part in (job.message, text) if part)
+    starts_at = expected_starts(view, made, now).get(job.id)
+    remedies = tuple(_remedies(world, job, gang, view, row, now))
+    return WhyReport(job.id, job.state, row.rule, text, starts_at, remedies)
+
+
+def _remedies(
+    world: World, job: Job, gang: Gang, view: QueueView, row: Waiting, now: float
+) -> Iterator[str]:
+    """Yield what would start the job now, each one tried on the plan."""
+    if row.rule == "hold":
+        for name in unmet(world, job):
+            blocker = upstream(world, name)
+            if blocker.state in (JobState.FAILED, JobState.CANCELLED):
+                yield f"`%resilient resume {blocker.run}` runs {blocker.run} again."
+            else:
+                yield f"{blocker.id} succeeds; it is {blocker.state}."
+        return
+    total, free = sum(h.slots for h in view.hosts), sum(h.free for h in view.hosts)
+    for workers in range(min(free, gang.workers - 1), 0, -1):
+        if _would_start(view, replace(gang, workers=workers, max_workers=workers), now):
+            yield (
+                f"A smaller gang: `%resilient cancel {job.run}`, then run the cell with "
+                f"`--workers {workers}`, or with `--workers {workers}:{gang.workers}`."
+            )
+            break
+    for priority in list(Priority)[gang.priority.rank + 1 :]:
+        if _would_start(view, replace(gang, priority=priority), now):
+            yield (
+                f"A higher priority: `%resilient cancel {job.run}`, then run the cell with "
+                f"`--priority {priority}`."
+            )
+            break
+    if gang.workers > total:
+        yield f"{_workers(gang.workers - total)} more in the cluster."
+        return
+    first = _first_to_end(view)
+    if first is not None and first.remaining is not None:
+        yield f"{first.job} ends, {_in(first.remaining)} by its rate so far."
+    if row.behind:
+        yield f"{row.behind} starts, or is cancelled."
+
+
+def _first_to_end(view: QueueView) -> Gang | None:
+    """Return the running gang that is expected to end first."""
+    known = [gang for gang in view.gangs if gang.held and gang.remaining is not None]
+    return min(known, key=lambda gang: (gang.remaining, gang.job), default=None)
+
+
+def _would_start(view: QueueView, changed: Gang, now: float) -> bool:
+    gangs = tuple(changed if gang.job == changed.job else gang for gang in view.gangs)
+    made = plan(replace(view, gangs=gangs), now)
+    helped = {s.job for s in made.starts}
+    helped.update(p.by for p in made.preempts)
+    helped.update(r.by for r in made.resizes)
+    return changed.job in helped
+
+
+def _not_waiting(world: World, job: Job) -> str:
+    if job.state is JobState.FAILED and job.failures:
+        return failure_text(job.failures[-1], job.spec.cell.label)
+    if job.state.holds_gang:
+        size = _workers(job.granted)
+        return f"It holds {size}. {job.message}".strip()
+    return job.message or f"It has {job.state}."
+
+
+# --- the queue as a whole -----------------------------------------------------------------
+
+
+def queue_report(world: World, view: QueueView, now: float) -> QueueReport:
+    """Return all unfinished jobs, those that hold a gang first, and everybody's shares."""
+    made = plan(view, now)
+    gangs = {gang.job: gang for gang in view.gangs}
+    starts = expected_starts(view, made, now)
+    rows = [_row(world, gang, None, None) for gang in view.gangs if gang.held]
+    rows.sort(key=lambda row: (-row.held, row.job))
+    waiting = [*(Waiting(s.job, "starting") for s in made.starts), *made.waiting]
+    for position, held in enumerate(waiting, 1):
+        gang = gangs[held.job]
+        row = _row(world, gang, position, starts.get(held.job))
+        text = words(held, gang, view.hosts, made, now)
+        reason = "It starts now." if held.rule == "starting" else text
+        rows.append(replace(row, reason=reason, rule=held.rule))
+    return QueueReport(
+        slots=sum(host.slots for host in view.hosts),
+        used=sum(min(host.slots, host.used) for host in view.hosts),
+        jobs=tuple(rows),
+        shares=tuple(_shares(world, view, now)),
+    )
+
+
+def _row(world: World, gang: Gang, position: int | None, starts_at: float | None) -> QueueRow:
+    job = world.jobs[gang.job]
+    return QueueRow(
+        job=gang.job,
+        state=job.state,
+        user=gang.user,
+        group=gang.group,
+        priority=gang.priority.value,
+        admin=gang.admin,
+        workers=gang.workers,
+        max_workers=gang.max_workers,
+        held=gang.held,
+        position=position,
+        submitted_at=gang.submitted_at,
+        reason=job.message,
+        starts_at=starts_at,
+    )
+
+
+def _shares(world: World, view: QueueView, now: float) -> Iterator[ShareRow]:
+    """Yield a row for each group with its users below it."""
+    ledger, policy = advance(view.ledger, now, view.policy), view.policy
+    entitled = entitlements(ledger, policy)
+    service = sum(a.service for a in ledger.accounts.values()) or 1.0
+    fair = sum(a.fair_service for a in ledger.accounts.values()) or 1.0
+    waiting: dict[tuple[str, str], int] = {}
+    for job in world.open.values():
+        if job.state is JobState.QUEUED:
+            key = (group_of(world, job), job.spec.user)
+            waiting[key] = waiting.get(key, 0) + job.spec.workers
+    for group in sorted({key[0] for key in ledger.accounts}):
+        users = [
+            ShareRow(
+                group=group,
+                user=key[1],
+                weight=policy.user_weight(key[1]),
+                entitled=entitled.get(key, 0.0),
+                held=account.held,
+                waiting=waiting.get(key, 0),
+                used=account.service / service,
+                due=account.fair_service / fair,
+            )
+            for key, account in sorted(ledger.accounts.items())
+            if key[0] == group
+        ]
+        yield _sum(group, policy.group_weight(group), users)
+        yield from users
+
+
+def _sum(group: str, weight: float, users: list[ShareRow]) -> ShareRow:
+    return ShareRow(
+        group=group,
+        user="",
+        weight=weight,
+        entitled=sum(row.entitled for row in users),
+        held=sum(row.held for row in users),
+        waiting=sum(row.waiting for row in users),
+        used=sum(row.used for row in users),
+        due=sum(row.due for row in users),
+    )
+
+
+def _workers(count: int) -> str:
+    return f"{count} worker" if count == 1 else f"{count} workers"
+
+
+def _too_wide(gang: Gang, total: int) -> str:
+    if total == 0:
+        return "No worker has joined the cluster yet."
+    return (
+        f"Needs {_workers(gang.workers)}; the cluster has {total}. "
+        "It starts when workers are added; or cancel it and lower --workers."
+    )
+
+
+def _in(seconds: float) -> str:
+    if seconds < 90:
+        return f"in about {max(0, round(seconds))} s"
+    return (
+        f"in about {seconds / 60:.0f} min" if seconds < 5400 else f"in about {seconds / 3600:.1f} h"
+    )

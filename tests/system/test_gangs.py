@@ -1,0 +1,273 @@
+"""Real ranks under a real supervisor: leaving together, sharing workers, growing batches."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pickle
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gangs import Gang, Supervised
+
+from cells import train
+from resilient_nb.core.model import Interval, Outcome, Scaling
+
+_numbers = itertools.count(1)
+
+Make = Callable[..., Gang]
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Supervised]]:
+    """Two supervisors, as of two machines."""
+    made = [Supervised(tmp_path_factory.mktemp(f"h{n}") / "place") for n in range(2)]
+    yield made
+    for host in made:
+        host.end()
+
+
+@pytest.fixture
+def gang(hosts: list[Supervised], tmp_path: Path) -> Make:
+    """Make a gang with a job of its own."""
+
+    def make(source: str, **options: Any) -> Gang:
+        return Gang(hosts, tmp_path, source, f"run{next(_numbers)}#1", **options)
+
+    return make
+
+
+def outcomes(gang: Gang) -> list[tuple[str, int]]:
+    return [(end.outcome.value, end.step) for end in gang.ended()]
+
+
+def returned(gang: Gang) -> dict[str, Any]:
+    path = gang.store / "out" / gang.attempt.run / "1" / "out.pkl"
+    values: dict[str, Any] = pickle.loads(path.read_bytes())
+    return values
+
+
+# --- leaving ---
+
+#: Each rank goes at a speed of its own; the state is there, but nothing is ever averaged.
+UNCOUPLED = """
+import time
+done = [0]
+run.track(done=done)
+for n in run.steps(100_000):
+    done[0] += 1
+    time.sleep(0.0005 if run.rank else 0.002)
+"""
+
+
+def test_all_leave_at_the_same_step_and_nothing_is_lost(gang: Make) -> None:
+    made = gang(train(200))
+    made.begin([3])
+    made.wait(lambda: any(s["step"] > 3 for s in made.samples))
+    made.leave()
+    [(outcome, step)] = set(outcomes(made))
+    assert outcome == "left"
+    assert step > 3
+    assert made.head is not None
+    assert made.head.step == step
+    for end in made.ended():
+        assert 0 < end.vacated_s < 30
+
+
+def test_ranks_of_different_speed_without_collectives_leave_together(gang: Make) -> None:
+    made = gang(UNCOUPLED)
+    made.begin([3])
+    made.wait(lambda: any(s["rank"] == 2 and s["step"] > 9 for s in made.samples))
+    made.leave()
+    [(outcome, step)] = set(outcomes(made))
+    assert (outcome, made.head and made.head.step) == ("left", step)
+    assert made.stored().state("done") == [step]
+
+
+def test_one_sigterm_makes_the_whole_gang_leave(gang: Make) -> None:
+    """Also on another host: the store tells it."""
+    made = gang(train(200))
+    made.begin([1, 1])
+    pids = made.pids()
+    made.wait(lambda: any(s["step"] > 3 for s in made.samples))
+    os.kill(pids[1], signal.SIGTERM)
+    [(outcome, step)] = set(outcomes(made))
+    assert (outcome, made.head and made.head.step) == ("left", step)
+    assert made.ended()[1].vacated_s > 0  # its own account: the supervisor wasn't asked
+
+
+ASK = "import os, signal, time\ndef ask():\n    os.kill(os.getpid(), signal.SIGTERM)\n"
+ASK += "    while not run.should_stop:\n        time.sleep(0.001)\n"
+
+
+def test_a_gang_that_was_asked_in_a_turn_that_breaks_leaves_before_the_next_loop(
+    gang: Make,
+) -> None:
+    source = (
+        ASK
+        + """
+import torch
+w = torch.nn.Parameter(torch.zeros(1))
+optimizer = torch.optim.SGD([w], lr=1.0)
+run.track(w=w)
+for n in run.steps(10):
+    run.barrier()
+    w.grad = torch.ones(1)
+    optimizer.step()
+    if n == 4:
+        if run.rank == 0:
+            ask()
+        while not run.should_stop:
+            time.sleep(0.001)
+        break
+for n in run.steps(3):
+    w.grad = torch.ones(1)
+    optimizer.step()
+"""
+    )
+    made = gang(source)
+    made.begin([2])
+    assert outcomes(made) == [("left", 5)] * 2
+    assert made.info()["position"] == {"loop": 1, "epoch": 0, "batch": 0}
+    made.begin([2])
+    assert outcomes(made) == [("finished", 8)] * 2
+
+
+def test_before_the_first_loop_all_leave_at_once(gang: Make) -> None:
+    """One rank waits for the other in its first step; that one has not begun any."""
+    source = (
+        ASK
+        + """
+import torch
+if run.rank == 1:
+    time.sleep(0.3)
+    ask()
+    time.sleep(600)
+for n in run.steps(3):
+    run.barrier()
+"""
+    )
+    made = gang(source)
+    made.begin([2])
+    assert outcomes(made) == [("left", 0)] * 2
+    assert made.head is None
+
+
+def test_what_a_rank_forks_is_not_asked_to_leave(gang: Make) -> None:
+    source = """
+import multiprocessing, time
+child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
+child.start()
+for n in run.steps(2):
+    if n == 0:
+        child.terminate()
+        child.join(20)
+        code = child.exitcode
+"""
+    made = gang(source, out=("code",))
+    made.begin([1])
+    assert outcomes(made) == [("finished", 2)]
+    assert returned(made) == {"code": -signal.SIGTERM}
+
+
+def test_one_that_has_finished_is_not_taken_for_one_that_left(gang: Make) -> None:
+    """Asked when the loop is over: there is no step left to leave at."""
+    source = ASK + "for n in run.steps(3): run.barrier()\nif run.rank == 0: ask()\nrun.barrier()\n"
+    made = gang(source)
+    made.begin([2])
+    assert outcomes(made) == [("finished", 3)] * 2
+
+
+# --- ranks that share workers ---
+
+
+def test_a_gang_on_4_2_1_and_4_workers_computes_the_same_bits(gang: Make) -> None:
+    """On one host or two, evenly or not, leaving or killed in between."""
+    out = ("history", "seen", "weights")
+    every = Interval(steps=5)
+    fixed = gang(train(8), interval=every, out=out)
+    fixed.begin([4])
+    assert {outcome for outcome, _ in outcomes(fixed)} == {"finished"}
+    expected = returned(fixed)
+
+    elastic = gang(train(8, pause=0.01), interval=every, out=out)
+    turns = [([4], [4], "leave"), ([2, 2], [1, 1], "kill"), ([4], [1], "leave"),
+             ([1, 3], [1, 2], "kill"), ([4], [4], "")]  # fmt: skip
+    for ranks, slots, how in turns:
+        elastic.begin(ranks, slots, workers=sum(slots), base_workers=1, elastic=True)
+        if how:
+            elastic.checkpoint((elastic.head.step if elastic.head else 0) + 3)
+            getattr(elastic, how)()
+        found = {end.outcome for end in elastic.ended()}
+        assert found == {{"leave": Outcome.LEFT, "kill": Outcome.EXITED}.get(how, Outcome.FINISHED)}
+    ours = returned(elastic)
+    assert (ours["history"], ours["seen"]) == (expected["history"], expected["seen"])
+    assert all((ours["weights"][k] == v).all() for k, v in expected["weights"].items())
+    assert fixed.head is not None
+    assert elastic.head is not None
+    assert elastic.head.digest == fixed.head.digest
+    assert not any("bit for bit" in note for note in elastic.notes)
+
+
+def test_the_cell_knows_how_many_workers_it_has(gang: Make) -> None:
+    made = gang("found = (run.workers, run.world_size, str(run.device))", out=("found",))
+    made.begin([4], [2], workers=2, base_workers=1, elastic=True)
+    assert outcomes(made) == [("finished", 0)] * 4
+    assert returned(made)["found"][:2] == (2, 4)
+
+
+# --- batches that grow with the workers ---
+
+GROWING = (
+    ASK
+    + """
+import torch
+data = torch.utils.data.TensorDataset(torch.arange(240))
+w = torch.nn.Linear(1, 1, bias=False)
+first = w.weight.item()
+optimizer = torch.optim.SGD(w.parameters(), lr=0.5)
+run.track(w=w, optimizer=optimizer)
+seen, noise = [], []
+for [x] in run.batches(data, batch_size=10, epochs=2, shuffle=True):
+    run.barrier()
+    seen.append((run.epoch, x.tolist()))
+    noise.append(torch.rand(1).item())
+    w.weight.grad = torch.ones(1, 1)
+    optimizer.step()
+    if run.rank == 0 and run.step in (7, 17, 23):
+        ask()
+total = optimizer.param_groups[0]["lr"], first - w.weight.item()
+"""
+)
+
+
+def test_every_sample_is_seen_once_though_workers_come_and_go(gang: Make) -> None:
+    made = gang(GROWING, interval=Interval(steps=1000), out=("total",))
+    seen: Counter[tuple[int, int]] = Counter()
+    moved = 0.0
+    for workers in (2, 3, 4, 2):
+        before = made.head.step if made.head else 0
+        made.begin([workers], workers=workers, base_workers=2, scaling=Scaling.LINEAR,
+                   elastic=True)  # fmt: skip
+        [(outcome, step)] = set(outcomes(made))
+        assert outcome == ("left" if step < 30 else "finished")
+        moved += (step - before) * 0.5 * workers / 2
+        batch = 5 * workers
+        assert made.info()["scaling"] == {
+            "rule": "linear", "workers": workers, "factor": workers / 2, "batch": batch
+        }  # fmt: skip
+        [said] = [note for note in made.notes if note.startswith("On ")]
+        assert f"global batch {batch}, learning rate × {workers / 2:g} (linear)" in said
+        plain = [made.stored(rank).own()["plain"] for rank in range(workers)]
+        assert len({values["noise"][-1] for values in plain}) == workers  # also of new ranks
+        for values in plain:
+            for epoch, numbers in values["seen"][before - step :]:
+                seen.update((epoch, n) for n in numbers)
+    assert seen == {(epoch, n): 1 for epoch in range(2) for n in range(240)}
+    assert returned(made)["total"] == pytest.approx((0.5, moved), abs=1e-4)
+    [total] = {row["total_steps"] for row in made.samples} - {None}
+    assert total == step

@@ -7,6 +7,7 @@ with the reason and the way out, and one over a limit is let in at a lower prior
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf
 
 from resilient_nb.config import Settings
 from resilient_nb.core import dependencies, limits
@@ -15,6 +16,10 @@ from resilient_nb.core.names import job_id, split_job
 from resilient_nb.core.policy import Policy
 from resilient_nb.core.world import World
 from resilient_nb.errors import InvalidRequest, NotAllowed, UnknownName
+
+
+#: Ranks that an elastic job may have on one worker: each is a process of its own.
+RANKS_PER_WORKER = 64
 
 
 def is_admin(policy: Policy, settings: Settings, user: str) -> bool:
@@ -39,6 +44,7 @@ class Admission:
             UnknownName: it waits for a job that there isn't.
         """
         self._check_size(run, spec)
+        self._check_numbers(run, spec)
         self._check_admin(run, spec)
         spec = replace(spec, user=self._user, group=self._group(spec), after=self._after(run, spec))
         granted = limits.grant(self._world, spec, now)
@@ -60,6 +66,26 @@ class Admission:
                 f"Job {run} needs {spec.workers} workers; the cluster has {limit} and can't grow. "
                 f"Lower --workers, or restart it larger: %resilient down, then "
                 f"%resilient up --workers {spec.workers}."
+            )
+
+    def _check_numbers(self, run: str, spec: JobSpec) -> None:
+        """Refuse what no plan could reckon with: it would stop the queue for everybody."""
+        needs = spec.needs
+        for flag, value in (
+            ("--cpus", needs.cpus),
+            ("--memory", needs.memory),
+            ("--gpus", needs.gpus),
+            ("--duration", spec.duration or 0.0),
+        ):
+            if not 0 <= value < inf:
+                raise InvalidRequest(f"Job {run} has {flag} {value}; give a number from 0 on.")
+        ranks = spec.ranks(spec.workers)
+        if ranks > RANKS_PER_WORKER * spec.workers:
+            least = -(-ranks // RANKS_PER_WORKER)
+            raise InvalidRequest(
+                f"Job {run} would have {ranks} processes on as few as {spec.workers} workers, and "
+                f"{RANKS_PER_WORKER} may share one. Use --workers {least}:{spec.max_workers}, or "
+                "lower the most."
             )
 
     def _check_admin(self, run: str, spec: JobSpec) -> None:

@@ -167,11 +167,12 @@ class Commands:
             return self._fork_again(self._run(name), request.fork)
         if request.fork is not None:
             origin = self._new_fork(request.fork, name)
-            return [ev.RunCreated(now, name, origin.id)], f"Forked from {request.fork}."
+            created = ev.RunCreated(now, name, origin.id, self._user)
+            return [created], f"Forked from {request.fork}."
         if name not in self._known():
             if request.resume not in ("auto", "never"):
                 raise UnknownName(f"There is no run {name} yet, so nothing to resume from.")
-            return [ev.RunCreated(now, name)], ""
+            return [ev.RunCreated(now, name, user=self._user)], ""
         run = self._run(name)
         self._check_owner(run)
         self._check_idle(run)
@@ -263,7 +264,8 @@ class Commands:
 
     def _check_owner(self, run: Run) -> None:
         """Only its owner and administrators change a run."""
-        owner = self._engine.world.jobs[run.jobs[0]].spec.user if run.jobs else ""
+        first = self._engine.world.jobs[run.jobs[0]].spec.user if run.jobs else ""
+        owner = run.user or first
         if owner not in ("", self._user) and not is_admin(
             self._engine.world.policy, self._engine.settings, self._user
         ):
@@ -316,8 +318,8 @@ class Commands:
                 f"Run {run.name} has no cell yet: %%resilient {run.name} gives it one."
             )
         spec = self._engine.world.jobs[origin.jobs[-1]].spec
-        if spec.user != self._user:
-            spec = replace(spec, group="")  # theirs may not be mine
+        if spec.group not in self._engine.world.policy.groups_of(self._user):
+            spec = replace(spec, group="")  # another's, or of before the policy changed
         if request.at is None and run.head and not self._engine.world.active_job(run.name):
             head = self._engine.world.checkpoint(run.head)
             if head.run == run.name and self._is_end(head):
@@ -351,7 +353,7 @@ class Commands:
 
     def _fork(self, request: rq.Fork) -> RunView:
         origin = self._new_fork(request.ref, request.name)
-        self._engine.record(ev.RunCreated(self._engine.now(), request.name, origin.id))
+        self._engine.record(ev.RunCreated(self._engine.now(), request.name, origin.id, self._user))
         return self._run_view(request.name)
 
     def _jobs(self, request: rq.ListJobs) -> list[JobView]:

@@ -81,8 +81,9 @@ class Cordon:
         handlers = scheduler.stream_handlers
         self._pass_status_on = handlers["worker-status-change"]
         handlers["worker-status-change"] = self._on_status
-        self._pass_theft_on = handlers["steal-response"]
-        handlers["steal-response"] = self._on_theft
+        if "steal-response" in handlers:  # Dask can be told to do without stealing
+            self._pass_theft_on = handlers["steal-response"]
+            handlers["steal-response"] = self._on_theft
 
     # --- what happens -------------------------------------------------------------------
 

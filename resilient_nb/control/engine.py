@@ -87,14 +87,12 @@ class Engine:
         for event in events:
             world = lifecycle.evolve(world, event)
         self._shell.journal.append(events)
-        self.world = world
+        before, self.world = self.world, world
         self._touch()
-        for event in events:
-            job = getattr(event, "job", None) or getattr(
-                getattr(event, "checkpoint", None), "job", None
-            )
-            if job:
-                self.changed(job)
+        for job in dict.fromkeys(filter(None, map(_job_of, events))):
+            self.changed(job)
+            if before.jobs.get(job) is not world.jobs[job]:
+                self.queue.happened(before.jobs.get(job), world.jobs[job])
 
     def _touch(self) -> None:
         """What is decided may be another now: nearly all reports hold nothing but samples."""
@@ -165,6 +163,9 @@ class Engine:
         for host in self.hosts.names():
             if self.hosts.silent(host, now, self.settings.adopt_grace):
                 self.hosts.forget(host)
+        # Not with each report: after a restart of the scheduler all hosts come at once.
+        if (slots := self.hosts.capacity()) != self.world.ledger.capacity:
+            self.record(ev.CapacityChanged(now, slots))
         self.queue.tick()
         self._unsettled = True
         self.settle()
@@ -221,8 +222,6 @@ class Engine:
         for job in self._holding():
             if job.gang_ended:
                 self._conclude(job)
-        if (slots := self.hosts.capacity()) != self.world.ledger.capacity:
-            self.record(ev.CapacityChanged(self.now(), slots))
         if self.now() >= self.closing_until:
             self.queue.settle()
         leases = self.hosts.in_use(self.world)
@@ -399,7 +398,9 @@ class Engine:
         since = job.stopping_since
         if since is not None and job.stop is not StopReason.RESTART:
             seconds = self.now() - since
-            self.live.note(job.id, f"Left at a checkpoint within {seconds:.1f} s.")
+            ended = any(end.outcome in (Outcome.EXITED, Outcome.LOST) for end in job.ends.values())
+            how = "Was killed: it had not left" if ended else "Left at a checkpoint"
+            self.live.note(job.id, f"{how} within {seconds:.1f} s.")
         if job.stop is StopReason.PREEMPT:
             return f"Preempted by {job.stop_by}; goes on from step {step}."
         return job.message
@@ -439,3 +440,10 @@ class Engine:
 
     def _holding(self) -> list[Job]:
         return [job for job in self.world.open.values() if job.state.holds_gang]
+
+
+def _job_of(event: ev.Event) -> str:
+    """Return the job that an event is about, "" if none."""
+    if isinstance(event, ev.CheckpointCommitted):
+        return event.checkpoint.job
+    return getattr(event, "job", "")

@@ -6,7 +6,7 @@ goes on when the worker that launched it dies, so only the host can say what is 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from resilient_nb.core.model import Placement, Resources
@@ -25,6 +25,7 @@ CLOSING_FOR = 120.0
 class _Agent:
     slots: int
     speaks: bool
+    slot: Resources = field(default_factory=Resources)
 
 
 @dataclass
@@ -32,7 +33,7 @@ class _Known:
     agents: dict[str, _Agent] = field(default_factory=dict)
     table: tuple[RankRow, ...] = ()
     warm: bool = False
-    slot: Resources = field(default_factory=Resources)
+    slot: Resources = field(default_factory=Resources)  # what each slot has at least
     busy: int = 0  # slots that ordinary Dask tasks are using
     store_free: int | None = None
     heard_at: float = 0.0
@@ -53,21 +54,24 @@ class Hosts:
     def report(self, report: Report, now: float) -> bool:
         """Take note of an agent's report; True if it may change what starts."""
         known = self._hosts.setdefault(report.host, _Known())
-        before = (dict(known.agents), known.table, known.warm, known.slot, known.silent_since)
+        before = (dict(known.agents), known.table, known.warm, known.silent_since)
         late = now - known.heard_at > ANSWERS_WITHIN
-        known.agents[report.agent] = _Agent(report.slots, report.speaks)
+        known.agents[report.agent] = _Agent(report.slots, report.speaks, report.slot)
         known.silent_since = None
-        known.slot, known.store_free = report.slot, report.store_free
+        known.store_free = report.store_free
         known.heard_at = now
         if report.speaks:
             known.table, known.warm = report.ranks, report.warm
-        after = (known.agents, known.table, known.warm, known.slot, known.silent_since)
+        after = (known.agents, known.table, known.warm, known.silent_since)
+        if before[0] != known.agents:
+            known.slot = _least(known.agents.values())
         return late or before != after
 
     def agent_gone(self, agent: str, now: float) -> None:
         """Forget an agent. A host without agents is silent, not gone: its ranks may live."""
         for known in self._hosts.values():
             if known.agents.pop(agent, None):
+                known.slot = _least(known.agents.values())
                 known.closing_until = 0.0  # what is left of it stays
                 if not known.agents:
                     known.silent_since = now
@@ -169,6 +173,16 @@ class Hosts:
             if old:
                 use[name] = use.get(name, 0) + old
         return use
+
+
+def _least(agents: Iterable[_Agent]) -> Resources:
+    """Return what every slot of a host has, whichever of its workers offers it."""
+    slots = {agent.slot for agent in agents}
+    return Resources(
+        min((slot.cpus for slot in slots), default=0.0),
+        min((slot.memory for slot in slots), default=0),
+        min((slot.gpus for slot in slots), default=0),
+    )
 
 
 def ranks_of(placement: Placement) -> list[tuple[str, int]]:

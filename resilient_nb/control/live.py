@@ -1,7 +1,8 @@
 """What is known of jobs beyond the journal: live ranks, metric series, notes.
 
-None of it decides anything, and all of it may be lost with the scheduler process; metric
-points are also kept in the journal's file, from which a series is read back.
+None of it changes what is true of a job, and all of it may be lost with the scheduler process:
+step rates and warm-up times only make the queue's guesses better. Metric points are also kept in
+the journal's file, from which a series is read back.
 """
 
 from __future__ import annotations

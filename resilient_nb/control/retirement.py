@@ -33,6 +33,9 @@ class Tenants(Protocol):
     def vacate(self, host: str, reason: str) -> None:
         """Have a host's gangs leave at a checkpoint."""
 
+    def set_busy(self, host: str, slots: int) -> None:
+        """Offer so many slots of a host less."""
+
 
 class Retirement:
     """Stands before a scheduler's `retire_workers`. Gangs get `grace` seconds to leave."""
@@ -64,6 +67,7 @@ class Retirement:
         closed_next = self._named(workers or ()) - known
         leaving = known | closed_next
         self._cordon.retire(leaving)
+        self._withdraw(leaving)
         try:
             await self._clear(leaving)
             done: dict[str, Any] = await self._retire(workers=workers, names=names, **options)
@@ -77,6 +81,11 @@ class Retirement:
         """Return the addresses of the workers that have one of these names."""
         meant = {str(name) for name in names}
         return {a for a, ws in self._scheduler.workers.items() if str(ws.name) in meant}
+
+    def _withdraw(self, leaving: Collection[str]) -> None:
+        """Offer their slots to no gang from now on: the next second may be too late."""
+        for host in sorted({h for a in leaving if (h := self._cordon.host_of(a)) is not None}):
+            self._tenants.set_busy(host, self._cordon.busy(host))
 
     async def _clear(self, leaving: Collection[str]) -> None:
         """Wait until the workers that stay cover their hosts' leases, or the grace is over."""

@@ -2,6 +2,8 @@
 
 A user is charged for the slots that a gang holds, from its reservation to its end, and is
 entitled to a share while a job of theirs could use slots: one that waits for another job can't.
+What runs at an inherited high priority is charged as high: else one urgent job that waits for all
+of a user's others would make them urgent for nothing.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from resilient_nb.core import events as ev
 from resilient_nb.core import shares
 from resilient_nb.core.dependencies import dependents, unmet
 from resilient_nb.core.model import Job, Priority
+from resilient_nb.core.shares import Ledger
 from resilient_nb.core.world import World
 
 _HIGH = (Priority.HIGH, Priority.URGENT)
@@ -31,7 +34,7 @@ def use(world: World, job: Job) -> Use:
     if job.state.final:
         return Use()
     held = job.slots
-    high = held if job.spec.priority in _HIGH else 0
+    high = held if job.priority in _HIGH else 0
     if not held and unmet(world, job):
         return Use()
     return Use(max(job.spec.workers, job.spec.max_workers, held), held, high)
@@ -49,6 +52,7 @@ def charge(before: World, after: World, event: ev.Event) -> World:
         ledger = shares.resize(ledger, event.at, before.policy, event.slots)
     elif isinstance(event, ev.PolicyChanged):
         ledger = shares.resize(ledger, event.at, before.policy, ledger.capacity)
+        ledger = _regrouped(ledger, before, after, event.at)
     else:
         for job in _touched(after, event):
             old = before.jobs.get(job.id)
@@ -65,6 +69,26 @@ def charge(before: World, after: World, event: ev.Event) -> World:
                     high=now.high - was.high,
                 )
     return after if ledger is after.ledger else replace(after, ledger=ledger)
+
+
+def _regrouped(ledger: Ledger, before: World, after: World, at: float) -> Ledger:
+    """Move what jobs that named no group use, if their user is in another one now."""
+    for job in after.open.values():
+        old, new = group_of(before, job), group_of(after, job)
+        if old != new:
+            now, user = use(after, job), job.spec.user
+            for group, sign in ((old, -1), (new, 1)):
+                ledger = shares.change(
+                    ledger,
+                    at,
+                    after.policy,
+                    user,
+                    group,
+                    wanted=sign * now.wanted,
+                    held=sign * now.held,
+                    high=sign * now.high,
+                )
+    return ledger
 
 
 def _touched(world: World, event: ev.Event) -> tuple[Job, ...]:

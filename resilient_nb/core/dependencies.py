@@ -6,7 +6,7 @@ A dependency is a job id, `ingest#2`. It is met when that job, or a later one of
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from resilient_nb.core.model import Job, JobState, Priority
 from resilient_nb.core.names import split_job
@@ -65,20 +65,31 @@ def inherited_priorities(world: World) -> dict[str, Priority]:
     (Priority inheritance, as for locks: Sha, Rajkumar and Lehoczky, 1990.)
     """
     raised: dict[str, Priority] = {}
+    seen: set[str] = set()  # by the most urgent first, so each is looked at once
     waiting = [job for job in world.open.values() if job.spec.after]
     for job in sorted(waiting, key=lambda j: -j.spec.priority.rank):
-        stack, seen = [job], {job.id}
-        while stack:
-            for name in unmet(world, stack.pop()):
-                blocker = upstream(world, name)
-                if blocker.state.final or blocker.id in seen:
-                    continue
-                seen.add(blocker.id)
-                stack.append(blocker)
-                known = raised.get(blocker.id, blocker.spec.priority)
-                if job.spec.priority.rank > known.rank:
-                    raised[blocker.id] = job.spec.priority
+        for blocker in _blockers(world, job.spec.after, seen):
+            if job.spec.priority.rank > blocker.spec.priority.rank:
+                raised[blocker.id] = job.spec.priority
     return raised
+
+
+def blockers(world: World, after: Iterable[str]) -> tuple[Job, ...]:
+    """Return the unfinished jobs that must succeed first, those that they wait for included."""
+    return tuple(_blockers(world, after, set()))
+
+
+def _blockers(world: World, after: Iterable[str], seen: set[str]) -> Iterator[Job]:
+    stack = list(after)
+    while stack:
+        name = stack.pop()
+        if is_met(world, name):
+            continue
+        blocker = upstream(world, name)
+        if not blocker.state.final and blocker.id not in seen:
+            seen.add(blocker.id)
+            stack += blocker.spec.after
+            yield blocker
 
 
 def dependents(world: World, run: str) -> tuple[Job, ...]:

@@ -34,8 +34,11 @@ class ClusterCreated(Event):
 
 @dataclass(frozen=True)
 class RunCreated(Event):
+    """`user` is "" in journals of before there were users: then the first job's is meant."""
+
     run: str
     forked_from: str | None = None
+    user: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,14 @@ class JobSubmitted(Event):
     spec: JobSpec
     asked: Priority | None = None
     message: str = ""
+
+
+@dataclass(frozen=True)
+class PriorityInherited(Event):
+    """More urgent jobs wait for this one (None: no longer): it is charged at their priority."""
+
+    job: str
+    priority: Priority | None = None
 
 
 @dataclass(frozen=True)
@@ -154,6 +165,7 @@ EVENTS: dict[str, type[Event]] = {
         ClusterCreated,
         RunCreated,
         JobSubmitted,
+        PriorityInherited,
         GangReserved,
         GangStarted,
         StopRequested,

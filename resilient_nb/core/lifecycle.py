@@ -81,6 +81,11 @@ def _evolve(world: World, event: ev.Event) -> World:
             return _job_submitted(world, event)
         case ev.CheckpointCommitted():
             return _checkpoint_committed(world, event)
+        case ev.PriorityInherited():
+            job = world.open.get(event.job)
+            if job is None:
+                raise InvalidTransition(f"There is no unfinished job {event.job}.")
+            return _with_job(world, replace(job, inherited=event.priority))
         case ev.HeadMoved():
             run = _run(world, event.run)
             if event.head is not None:
@@ -139,6 +144,7 @@ def _run_created(world: World, event: ev.RunCreated) -> World:
         created_at=event.at,
         head=event.forked_from,
         forked_from=event.forked_from,
+        user=event.user,
     )
     return _with_run(world, run)
 
@@ -262,13 +268,16 @@ def _apply(job: Job, event: ev.Event) -> Job:
 
 
 def _stop_requested(job: Job, event: ev.StopRequested) -> Job:
-    """A person's cancel outranks what was under way; nothing outranks a cancel."""
+    """A person's cancel outranks what was under way; nothing outranks a cancel.
+
+    Whoever it was to leave for still gets what it frees.
+    """
     if job.stop is StopReason.CANCEL:
         return replace(job, message=event.message)
     return replace(
         job,
         stop=event.reason,
-        stop_by=event.by,
+        stop_by=event.by or job.stop_by,
         claim=event.workers,
         message=event.message,
         stopping_since=event.at if job.stopping_since is None else job.stopping_since,
@@ -277,7 +286,8 @@ def _stop_requested(job: Job, event: ev.StopRequested) -> Job:
 
 def _requeued(job: Job, event: ev.JobRequeued) -> Job:
     """Back to the queue. Who left for a person or a failure comes back before others start."""
-    keeps = job.stop in (StopReason.FAILURE, StopReason.RESTART) and event.not_before <= event.at
+    at_once = job.stop in (StopReason.FAILURE, StopReason.RESTART)
+    keeps = at_once and event.not_before <= event.at and not job.stop_by
     return replace(
         _released(job, event.at),
         failures=(*job.failures, event.failure) if event.failure else job.failures,

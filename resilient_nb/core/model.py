@@ -263,6 +263,7 @@ class Job:
         attained: slot-seconds held by earlier attempts.
         preempted: how often it left for others.
         asked: the priority that was asked for, if limits lowered it.
+        inherited: the priority of more urgent jobs that wait for it.
     """
 
     id: str
@@ -293,6 +294,12 @@ class Job:
     attained: float = 0.0
     preempted: int = 0
     asked: Priority | None = None
+    inherited: Priority | None = None
+
+    @property
+    def priority(self) -> Priority:
+        """The priority in force: its own, or an inherited one."""
+        return self.inherited or self.spec.priority
 
     @property
     def ranks(self) -> int:
@@ -322,3 +329,4 @@ class Run:
     checkpoints: Mapping[str, Checkpoint] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     forked_from: str | None = None
+    user: str = ""

@@ -123,6 +123,12 @@ class Room:
         self.total += max(0, new) - max(0, old)
         self._kind[host].move(host, old, new)
 
+    def drop(self, host: str) -> None:
+        """Forget a host that is gone."""
+        if host in self.free:
+            self.add(host, -max(0, self.free[host]))
+            del self.free[host], self._kind[host]
+
     def take(self, placement: Placement) -> None:
         """Lease the placement's slots."""
         for share in placement:

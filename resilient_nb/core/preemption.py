@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from resilient_nb.core import forecast
+from resilient_nb.core.policy import Policy
 from resilient_nb.core.queue import Gang
 from resilient_nb.core.ranking import BY_TURN, STARVED, Entry
 
@@ -13,7 +15,7 @@ from resilient_nb.core.ranking import BY_TURN, STARVED, Entry
 MARGIN = 20.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Loss:
     """A running gang that may give up slots: all of them (`keeps` 0), or those above `keeps`."""
 
@@ -34,59 +36,69 @@ def lost(gang: Gang, now: float) -> float:
     return max(0.0, now - gang.saved_at) + gang.overhead
 
 
-def losses(starter: Entry, givers: list[Entry], now: float) -> list[Loss]:
-    """Return what running gangs may give up for this one, the cheapest first."""
-    found = []
-    for entry in givers:
-        gang = entry.gang
-        if entry.level < starter.level:
-            continue
-        if entry.level == starter.level and entry.tier != BY_TURN:
-            continue  # still in its quantum
-        if gang.held > gang.workers:
-            slots = entry.slots * (gang.held - gang.workers) // gang.held
-            cost = gang.overhead * entry.slots
-            found.append(Loss(entry, gang.workers, min(slots, entry.gives), cost))
-        if entry.spare and entry.whole and _behind(starter, entry):
-            found.append(Loss(entry, 0, entry.gives, lost(gang, now) * entry.slots))
-    found.sort(key=lambda loss: loss.key)
-    return found
+class Offers:
+    """All that running gangs may give up, the cheapest first; what was taken is gone."""
+
+    def __init__(self, givers: list[Entry], now: float) -> None:
+        self._losses: list[Loss] = []
+        self._taken: set[str] = set()
+        # By class: what couldn't be had for a gang, and so can't for those after it.
+        self._too_much: dict[int, int] = {}
+        for entry in givers:
+            gang = entry.gang
+            if entry.surplus:
+                cost = gang.overhead * entry.slots
+                self._losses.append(Loss(entry, gang.workers, entry.surplus, cost))
+            if entry.spare and entry.whole and entry.gives:
+                self._losses.append(Loss(entry, 0, entry.gives, lost(gang, now) * entry.slots))
+        self._losses.sort(key=lambda loss: loss.key)
+
+    def victims(self, starter: Entry, lacks: int, fits: Callable[[list[Loss]], bool]) -> list[Loss]:
+        """Return who gives up what so that the whole gang starts; nobody if it isn't worth it.
+
+        Args:
+            lacks: slots that must come free at least.
+            fits: whether the starter fits when these have been given up.
+        """
+        level = starter.level
+        if starter.tier == BY_TURN and lacks >= self._too_much.get(level, lacks + 1):
+            return []
+        chosen: dict[str, Loss] = {}
+        freed = 0
+        for loss in self._losses:
+            job = loss.entry.gang.job
+            if job in self._taken or not _may_lose(starter, loss):
+                continue
+            # Giving up all replaces giving up a part.
+            freed += loss.slots - (chosen[job].slots if job in chosen else 0)
+            chosen[job] = loss
+            if freed >= lacks and fits(list(chosen.values())):
+                break
+        else:
+            if freed < lacks and starter.tier == BY_TURN:
+                self._too_much[level] = min(lacks, self._too_much.get(level, lacks))
+            return []
+        for loss in sorted(chosen.values(), key=lambda each: each.key, reverse=True):
+            if freed - loss.slots >= lacks and fits([x for x in chosen.values() if x is not loss]):
+                del chosen[loss.entry.gang.job]
+                freed -= loss.slots
+        if not worthwhile(starter, list(chosen.values())):
+            return []
+        self._taken.update(chosen)
+        return list(chosen.values())
 
 
-def _behind(starter: Entry, entry: Entry) -> bool:
-    """Whether the running gang is far enough behind the one that wants to start."""
-    if entry.level > starter.level or starter.tier == STARVED:
+def _may_lose(starter: Entry, loss: Loss) -> bool:
+    """Whether this may be given up for the starter: those of a higher class, those still in
+    their quantum and those that are hardly behind it stay as they are."""
+    entry = loss.entry
+    if entry.level != starter.level:
+        return entry.level > starter.level
+    if entry.tier != BY_TURN:
+        return False
+    if loss.keeps or starter.tier == STARVED:
         return True
     return entry.key >= starter.key + MARGIN * entry.gang.overhead
-
-
-def victims(
-    starter: Entry, offers: list[Loss], lacks: int, fits: Callable[[list[Loss]], bool]
-) -> list[Loss]:
-    """Return who gives up what so that the whole gang starts; nobody if it isn't worth it.
-
-    Args:
-        offers: what may be given up, the cheapest first.
-        lacks: slots that must come free at least.
-        fits: whether the starter fits when these have been given up.
-    """
-    chosen: dict[str, Loss] = {}
-    freed = 0
-    for loss in offers:
-        job = loss.entry.gang.job
-        # Giving up all replaces giving up a part.
-        freed += loss.slots - (chosen[job].slots if job in chosen else 0)
-        chosen[job] = loss
-        if freed >= lacks and fits(list(chosen.values())):
-            break
-    else:
-        return []
-    for loss in sorted(chosen.values(), key=lambda each: each.key, reverse=True):
-        if freed - loss.slots >= lacks and fits([x for x in chosen.values() if x is not loss]):
-            del chosen[loss.entry.gang.job]
-            freed -= loss.slots
-    found = list(chosen.values())
-    return found if worthwhile(starter, found) else []
 
 
 def worthwhile(starter: Entry, chosen: list[Loss]) -> bool:
@@ -98,3 +110,12 @@ def worthwhile(starter: Entry, chosen: list[Loss]) -> bool:
         return True
     again = sum(loss.entry.gang.overhead * loss.entry.slots for loss in chosen)
     return again < starter.left
+
+
+def in_time(entry: Entry, at: float, now: float, policy: Policy) -> bool:
+    """Whether the gang, started now, is out of the way at that time: it ends by then, or had
+    its quantum and can be asked to leave."""
+    gang = entry.gang
+    if forecast.known(gang) and now + entry.left / entry.slots <= at:
+        return True
+    return policy.preemption and gang.preemptible and now + forecast.quantum(gang, policy) <= at

@@ -8,6 +8,7 @@ workers among them, so that its numbers don't change. Times are seconds since th
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from resilient_nb.core.model import Placement, Priority, Resources
 from resilient_nb.core.policy import Policy
@@ -146,8 +147,7 @@ class Reservation:
     slots: int
 
 
-@dataclass(frozen=True)
-class Waiting:
+class Waiting(NamedTuple):
     """A gang that gets nothing now, and the code of the rule that holds it.
 
     Rules (`explain` turns them into words): "hold" (a dependency), "backoff", "too wide",

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import dataclass
 from math import copysign
+from operator import attrgetter
 
 from resilient_nb.core import forecast
 from resilient_nb.core.model import Priority, Resources
@@ -38,7 +39,9 @@ STRETCH_BASE = 6 * HOUR
 #: Seconds of virtual time for each unit of stretch beyond AGED: more than any other difference.
 AGED_WEIGHT = 60 * HOUR
 #: Younger than this, a gang's stretch is too small to matter: saves working it out.
-YOUNG = 900.0
+YOUNG = 1 * HOUR
+#: Of equals the older goes first: seconds of virtual time for each second of age.
+TIE = 1e-6
 #: Seconds of its entitlement that each user may always have at high or urgent priority.
 HIGH_BURST = 0.5 * HOUR
 #: Items of work between two chances for the event loop (about half a millisecond).
@@ -64,10 +67,10 @@ class Entry:
     if `whole`.
     """
 
-    __slots__ = (
-        "gang", "gives", "key", "left", "level", "per", "running", "should", "slots", "spare",
-        "tier", "whole",
-    )  # fmt: skip
+    tier = 2  # BY_TURN
+    key = 0.0
+    should = spare = whole = False
+    gives = surplus = 0
 
     def __init__(self, gang: Gang, per: int, slots: int, left: float, level: int) -> None:
         self.gang = gang
@@ -75,11 +78,11 @@ class Entry:
         self.slots = slots
         self.left = left
         self.level = level
-        self.tier = BY_TURN
-        self.key = 0.0
-        self.running = gang.held > 0
-        self.should = self.spare = self.whole = False
-        self.gives = 0
+
+    @property
+    def running(self) -> bool:
+        """Whether it holds slots."""
+        return self.gang.held > 0
 
 
 @dataclass
@@ -91,7 +94,7 @@ class Claim:
     high_spent: bool = False
 
 
-_Row = tuple[int, float, bool, float, str, Entry]  # level or rank, length or key, waits, ...
+_by_key = attrgetter("key")
 
 
 class Sizes:
@@ -168,82 +171,112 @@ def effective_class(gang: Gang, claim: Claim) -> int:
 def ranked(
     view: QueueView, gangs: list[Gang], sizes: Sizes, now: float
 ) -> Generator[None, None, list[Entry]]:
-    """Return entries of these gangs in the order of the queue."""
+    """Return entries of these gangs, which are sorted by name, in the order of the queue."""
     users = claims(view, sizes.capacity, now)
-    rows: dict[Key, list[_Row]] = {}
-    quantum = view.policy.quantum
+    rows: dict[tuple[str, str, int], list[Entry]] = {}
+    quantum, service_left = view.policy.quantum, forecast.service_left
     for n, gang in enumerate(gangs):
         if not n % CHUNK:
             yield
-        who = (gang.group, gang.user)
-        mine = rows.get(who)
-        if mine is None:
-            mine = rows[who] = []
-            users.setdefault(who, Claim())
-        level = effective_class(gang, users[who])
+        group, user = gang.group, gang.user
+        claim = users.get((group, user))
+        if claim is None:
+            claim = users[group, user] = Claim()
+        level = effective_class(gang, claim)
         per = sizes(gang.needs)[0]
-        left = length = forecast.service_left(gang, per)
+        left = service_left(gang, per)
+        # For now the key is the length, by which a user's gangs are sorted; of equals the older.
         if gang.held:
-            entry = Entry(gang, per, gang.slots, left, level)
-            if now - gang.since < quantum * gang.overhead:
+            slots, overhead = gang.slots, gang.overhead
+            entry = Entry(gang, per, slots, left, level)
+            if now - gang.since < quantum * overhead:
                 entry.tier = IN_QUANTUM
-            length = max(0.0, STICK * left - gang.overhead * gang.slots)
-            mine.append((level, length, False, gang.submitted_at, gang.job, entry))
+            length = max(0.0, STICK * left - overhead * slots)
+            entry.key = length - TIE * (now - gang.submitted_at)
         else:
             entry = Entry(gang, per, gang.workers * per, left, level)
-            mine.append((level, length, True, gang.submitted_at, gang.job, entry))
+            entry.key = left - TIE * (now - gang.submitted_at)
+        mine = rows.get((group, user, level))
+        if mine is None:
+            rows[group, user, level] = [entry]
+        else:
+            mine.append(entry)
     return (yield from _in_turn(rows, users, now))
 
 
 def _in_turn(
-    rows: dict[Key, list[_Row]], users: dict[Key, Claim], now: float
+    rows: dict[tuple[str, str, int], list[Entry]], users: dict[Key, Claim], now: float
 ) -> Generator[None, None, list[Entry]]:
     """Give each user's gangs, shortest first, their keys; return all in the order of them."""
-    order: list[_Row] = []
-    first: dict[int, tuple[float, str, Entry]] = {}  # of those that starve, by level
-    for who, mine in rows.items():
-        yield
-        mine.sort()
-        claim, before = users[who], 0.0
+    places: dict[tuple[int, int], list[Entry]] = {}
+    starving: list[tuple[int, float, str, Entry]] = []
+    before: dict[Key, float] = {}
+    count = 0
+    for who in sorted(rows):
+        group, user, level = who
+        mine, claim, work = rows[who], users[group, user], before.get((group, user), 0.0)
+        mine.sort(key=_by_key)
         share, owed = claim.share, claim.owed
-        for n, (level, length, waits, submitted, job, entry) in enumerate(mine):
-            if n and not n % CHUNK:
+        for entry in mine:
+            count += 1
+            if not count % CHUNK:
                 yield
-            finish = (before + length) / share
-            before += entry.left
-            key = HORIZON * finish / (HORIZON + finish)
-            if now - submitted > YOUNG:
-                amount = stretch(entry, now)
-                key *= max(0.0, 1.0 - amount / AGED)
+            finish = (work + entry.key) / share
+            work += entry.left
+            key = HORIZON * finish / (HORIZON + finish) if finish > 0 else finish
+            gang = entry.gang
+            age = now - gang.submitted_at
+            if age > YOUNG:
+                amount = stretch(entry, age)
+                key *= 1.0 - amount / AGED if amount < AGED else 0.0
                 if amount > AGED:
                     key -= AGED_WEIGHT * (amount - AGED)
-                    if waits and amount >= STARVING:
-                        # Who was queued first and not who starves most: so they take turns.
-                        turn = (entry.gang.queued_at, job, entry)
-                        first[level] = min(first.get(level, turn), turn)
-            entry.key = key - owed
-            order.append((3 * level + entry.tier, entry.key, waits, submitted, job, entry))
-    yield
-    if first:
-        for _, _, entry in first.values():
-            # Those of low priority among those of normal: else they might wait for ever.
-            entry.level, entry.tier = min(entry.level, NORMAL), STARVED
-        order = [(3 * row[-1].level + row[-1].tier, *row[1:]) for row in order]
-    yield
-    order.sort()
-    return [row[-1] for row in order]
+                    if amount >= STARVING and not gang.held:
+                        starving.append((level, gang.queued_at, gang.job, entry))
+            entry.key = key - owed - TIE * age
+            place = (level, entry.tier)
+            if place in places:
+                places[place].append(entry)
+            else:
+                places[place] = [entry]
+        before[group, user] = work
+    for entry in _turns(starving):
+        places[entry.level, entry.tier].remove(entry)
+        # Those of low priority among those of normal: else they might wait for ever.
+        entry.level, entry.tier = min(entry.level, NORMAL), STARVED
+        places.setdefault((entry.level, entry.tier), []).append(entry)
+    order: list[Entry] = []
+    for place in sorted(places):
+        yield
+        places[place].sort(key=_by_key)
+        order += places[place]
+    return order
 
 
-def stretch(entry: Entry, now: float) -> float:
+def _turns(starving: list[tuple[int, float, str, Entry]]) -> list[Entry]:
+    """Return the starving gang of each class that was queued first.
+
+    Who was queued first and not who starves most: so they take turns, a quantum each.
+    """
+    first: dict[int, Entry] = {}
+    for level, _, _, entry in sorted(starving, key=lambda row: row[:3]):
+        first.setdefault(level, entry)
+    return list(first.values())
+
+
+def stretch(entry: Entry, age: float) -> float:
     """Return how much longer it takes than it runs: (waited) / (runs + 6 h).
 
     What isn't known of its length counts as nothing, so that it is too early rather than late.
     """
     gang = entry.gang
     size = gang.workers * entry.per
-    ran = gang.attained / size
-    whole = ran + entry.left / size if forecast.known(gang) else ran
-    return max(0.0, now - gang.submitted_at - ran) / (whole + STRETCH_BASE)
+    ran = whole = gang.attained / size
+    left = gang.remaining
+    if left is not None and (gang.exact or left > 0):
+        whole = ran + entry.left / size
+    waited = age - ran
+    return waited / (whole + STRETCH_BASE) if waited > 0 else 0.0
 
 
 def rules_out(gang: Gang, sizes: Sizes, policy: Policy, now: float) -> str:

@@ -11,6 +11,9 @@ in whatever order they come. A plan is made in numbered steps:
    starts; what is free meanwhile is set aside for it.
 5. The first that still waits reserves: later ones may not delay the time at which it starts.
 6. What is left goes to elastic gangs, those that start now first.
+
+What a full plan costs is spread over steps (`planning`); between two of them `standing` serves
+single events.
 """
 
 from __future__ import annotations
@@ -18,10 +21,11 @@ from __future__ import annotations
 from collections.abc import Generator
 from dataclasses import replace
 from math import inf
+from operator import attrgetter
 
 from resilient_nb.core import forecast, preemption
-from resilient_nb.core.model import Placement
 from resilient_nb.core.placement import Room, ranks_of
+from resilient_nb.core.promises import fits_without, set_aside
 from resilient_nb.core.queue import (
     Gang,
     Host,
@@ -42,15 +46,28 @@ from resilient_nb.core.ranking import (
     ranked,
     rules_out,
 )
+from resilient_nb.core.standing import Ahead, Standing
 
-__all__ = ["Host", "QueueView", "plan", "planning"]
+__all__ = ["Host", "QueueView", "deciding", "plan", "planning"]
 
+#: So many gangs are asked to leave by one plan (unless the admin lane needs more): all of them
+#: write checkpoints at the same time, to the same store.
+AT_ONCE = 64
 #: Growing an elastic gang must save so many times what its restart costs.
 GROWTH_PAYS = 3.0
 
 
 def plan(view: QueueView, now: float) -> Plan:
-    """Return all decisions of this moment."""
+    """Return all decisions of this moment.
+
+    No gang waits for ever. With preemption, one that fits the cluster, may start and is of normal
+    or low priority holds its slots at the latest `STARVING * STRETCH_BASE` (54 h; longer by
+    `STARVING` times its length, as far as that is known) after its submission, plus one turn for
+    each gang that starves when it does: a quantum (of whoever is running) and the time that
+    leaving takes. It doesn't count what runs unpreemptibly, nor the admin lane and high
+    priorities, which their budgets bound. Without preemption its reservation holds instead, and
+    the bound is when those that run have ended.
+    """
     steps = planning(view, now)
     while True:
         try:
@@ -62,6 +79,12 @@ def plan(view: QueueView, now: float) -> Plan:
 
 def planning(view: QueueView, now: float) -> Generator[None, None, Plan]:
     """Make a plan in steps of a millisecond or so: yields between them, returns the plan."""
+    found, _ = yield from deciding(view, now)
+    return found
+
+
+def deciding(view: QueueView, now: float) -> Generator[None, None, tuple[Plan, Standing]]:
+    """Like `planning`; returns what the plan leaves too, for the events until the next one."""
     desk = _Desk(view, now)
     yield
     yield from desk.sort_out()
@@ -71,7 +94,8 @@ def planning(view: QueueView, now: float) -> Generator[None, None, Plan]:
     yield from desk.go_through(order)
     yield
     desk.grow(order)
-    return desk.result(order)
+    yield
+    return desk.result(), desk.standing()
 
 
 class _Desk:
@@ -85,14 +109,18 @@ class _Desk:
         self.candidates: list[Gang] = []  # run, or may start
         self.leaving: list[Gang] = []
         self.promised: list[Gang] = []
+        self.kept: list[tuple[Gang, int]] = []  # wait for slots that are being vacated
         self.excluded: list[tuple[Gang, str]] = []
         self.starts: dict[str, Start] = {}
         self.preempts: list[Preempt] = []
         self.resizes: list[Resize] = []
         self.reservations: list[Reservation] = []
-        self.rules: dict[str, Waiting] = {}
-        self.started: list[Entry] = []
+        self.waiting: list[Waiting] = []
+        self.queue: list[Entry] = []  # of those, who only lack slots
+        self.coming: list[Entry] = []  # start now, or when slots have been vacated for them
+        self.offers: preemption.Offers | None = None
         self.reserve = 0
+        self.wanted = 0
         # The reservation in force: when it starts, and what others may keep beyond that time.
         self.head = ""
         self.shadow, self.extra = inf, 0
@@ -101,23 +129,28 @@ class _Desk:
 
     def sort_out(self) -> Generator[None, None, None]:
         """Part the gangs into those that run, may start, leave, and can't start."""
-        admin_slots = 0
+        admin_slots, now, sizes = 0, self.now, self.sizes
         wanted = {g.leaving_for for g in self.view.gangs if g.leaving} - {""}
         for n, gang in enumerate(self.view.gangs):
             if not n % CHUNK:
                 yield
             if gang.held:
+                self.wanted += gang.slots
                 admin_slots += gang.slots if gang.admin else 0
                 (self.leaving if gang.leaving else self.candidates).append(gang)
                 continue
-            rule = rules_out(gang, self.sizes, self.policy, self.now)
+            rule = rules_out(gang, sizes, self.policy, now)
+            if not rule or rule == "too wide":
+                self.wanted += gang.workers * sizes(gang.needs)[0]
             if rule:
                 self.excluded.append((gang, rule))
             elif gang.promised or gang.claim or gang.job in wanted:
                 self.promised.append(gang)
             else:
                 self.candidates.append(gang)
-        if self.sizes.capacity > self.policy.admin_reserve:
+        yield
+        self.candidates.sort(key=_by_name)  # so that the order of the input doesn't matter
+        if sizes.capacity > self.policy.admin_reserve:
             self.reserve = max(0, self.policy.admin_reserve - admin_slots)
 
     def keep_promises(self) -> None:
@@ -127,47 +160,22 @@ class _Desk:
             leaving = [g for g in self.leaving if g.leaving_for == gang.job]
             if self._start(gang, count, "the slots were vacated for it"):
                 continue
-            if self._set_aside(leaving, [(gang, count)]):
-                self.rules[gang.job] = Waiting(gang.job, "vacating")
+            if set_aside(self.room, leaving, [(gang, count)]):
+                self.waiting.append(Waiting(gang.job, "vacating"))
+                self.kept.append((gang, count))
                 continue
             if gang.claim > gang.workers and self._start(gang, gang.workers, "resized"):
                 continue
             self.candidates.append(gang)
         for gang in sorted(self.leaving, key=_age):
             if gang.claim and not gang.leaving_for:
-                self._set_aside([gang], [(gang, gang.claim)])
-
-    def _set_aside(self, leaving: list[Gang], wanting: list[tuple[Gang, int]]) -> bool:
-        """Take out of the room what these lack when those have left; False if it isn't enough.
-
-        Those that leave to be smaller come back with their claim.
-        """
-        room = self.room
-        back = [(g, g.claim) for g in leaving if g.claim and (g, g.claim) not in wanting]
-        held = [share for g in leaving for share in g.placement if share.host in room]
-        touched = {share.host: room.free[share.host] for share in held}
-        for gang in leaving:
-            room.give(gang.placement)
-        taken: list[Placement] = []
-        for gang, count in [*back, *wanting]:
-            found = room.place(gang.needs, count, count)
-            if found is None:
-                break
-            for share in found:
-                touched.setdefault(share.host, room.free[share.host])
-            room.take(found)
-            taken.append(found)
-        complete = len(taken) == len(back) + len(wanting)
-        for host, before in touched.items():
-            target = min(before, room.free[host]) if complete else before
-            room.add(host, target - room.free[host])
-        return complete
+                set_aside(self.room, [gang], [(gang, gang.claim)])
 
     # --- 3. and 4. who starts, and who leaves for it --------------------------------------
 
     def go_through(self, order: list[Entry]) -> Generator[None, None, None]:
         """Start, preempt or reserve, in the order of the queue."""
-        runners = [e for e in order if e.running]
+        runners = [e for e in order if e.gang.held]
         for entry in runners:
             entry.gives = self._gives(entry)
         left = self.room.total + sum(e.gives for e in runners)
@@ -175,7 +183,7 @@ class _Desk:
         for n, entry in enumerate(order):
             if not n % CHUNK:
                 yield
-            if not entry.running:
+            if not entry.gang.held:
                 keep = 0 if entry.level == ADMIN else self.reserve
                 entry.should = entry.slots <= left - keep
                 left -= entry.slots if entry.should else 0
@@ -187,44 +195,48 @@ class _Desk:
         # Who may have to give something up: who should not run, or has more than the least.
         givers = [e for e in runners if e.gives and (e.spare or e.gang.held > e.gang.workers)]
         for n, entry in enumerate(waiting):
+            if self.head and self.room.total <= 0 and not self._asks(entry):
+                self.queue.append(entry)
+                self.waiting.append(Waiting(entry.gang.job, "no slots"))
+            elif self._consider(entry, givers, runners):
+                yield
             if not n % CHUNK:
                 yield
-            self._consider(entry, givers, runners)
 
     def _gives(self, entry: Entry) -> int:
         """Return the slots that come free if a running gang gives up what it may have to."""
         gang = entry.gang
-        slots = entry.slots
-        if self.closing:
-            slots = sum(share.leased for share in gang.placement if share.host in self.room)
-        if self.policy.preemption and gang.preemptible:
-            entry.whole = True
-            return slots
-        return slots * (gang.held - gang.workers) // gang.held if gang.held > gang.workers else 0
+        slots = self._open(entry)
+        if gang.held > gang.workers:
+            entry.surplus = max(0, slots - gang.workers * entry.per)
+        entry.whole = self.policy.preemption and gang.preemptible
+        return slots if entry.whole else entry.surplus
 
-    def _consider(self, entry: Entry, givers: list[Entry], runners: list[Entry]) -> None:
+    def _consider(self, entry: Entry, givers: list[Entry], runners: list[Entry]) -> bool:
+        """Decide about one that waits; return whether that was much work."""
         gang = entry.gang
         if self._may_start(entry) and self._start(gang, gang.workers, ""):
-            self.started.append(entry)
+            self.coming.append(entry)
             if self.head and self.now + self._seconds(entry) > self.shadow:
                 self.extra -= entry.slots
-        elif entry.should and self._make_room(entry, givers):
-            self.rules[gang.job] = Waiting(gang.job, "vacating")
-        else:
-            self.rules[gang.job] = Waiting(gang.job, self._rule(entry), self._behind(entry))
-            if not self.head:
-                self._reserve(entry, runners)
+            return entry.slots > CHUNK // 10
+        if self._make_room(entry, givers):
+            self.waiting.append(Waiting(gang.job, "vacating"))
+            return True
+        self.queue.append(entry)
+        self.waiting.append(self._why(entry))
+        if not self.head:
+            self._reserve(entry, runners)
+            return True
+        return entry.should
 
-    def _rule(self, entry: Entry) -> str:
+    def _why(self, entry: Entry) -> Waiting:
         free = self.room.total
-        if entry.slots <= free:
-            if entry.level != ADMIN and entry.slots > free - self.reserve:
-                return "reserve"
-            return "behind" if self.head else "no slots"
-        return "no slots"
-
-    def _behind(self, entry: Entry) -> str:
-        return self.head if self._rule(entry) == "behind" else ""
+        if entry.slots > free:
+            return Waiting(entry.gang.job, "no slots")
+        if entry.level != ADMIN and entry.slots > free - self.reserve:
+            return Waiting(entry.gang.job, "reserve")
+        return Waiting(entry.gang.job, "behind" if self.head else "no slots", self.head)
 
     def _seconds(self, entry: Entry) -> float:
         return forecast.seconds_left(entry.gang, entry.per, entry.gang.workers)
@@ -236,14 +248,7 @@ class _Desk:
             return False
         if not self.head or entry.slots <= self.extra:
             return True
-        if self.now + self._seconds(entry) <= self.shadow and forecast.known(entry.gang):
-            return True
-        # It can be asked to leave when the time has come, if it had its quantum by then.
-        return (
-            self.policy.preemption
-            and entry.gang.preemptible
-            and self.now + forecast.quantum(entry.gang, self.policy) <= self.shadow
-        )
+        return preemption.in_time(entry, self.shadow, self.now, self.policy)
 
     def _start(self, gang: Gang, count: int, why: str) -> bool:
         if not gang.admin and self.reserve:
@@ -259,22 +264,29 @@ class _Desk:
             self.reserve = max(0, self.reserve - sum(share.leased for share in placement))
         return True
 
+    def _asks(self, entry: Entry) -> bool:
+        """Whether others may be asked to leave for this one, if that pays."""
+        if not entry.should or entry.level == ADMIN:
+            return entry.should
+        if len(self.preempts) + len(self.resizes) >= AT_ONCE:
+            return False
+        waited = self.now - entry.gang.queued_at
+        return waited >= self.policy.patience or entry.tier == STARVED
+
     def _make_room(self, entry: Entry, givers: list[Entry]) -> bool:
         """Ask others to leave so that this gang starts, and set aside what it will need."""
         gang, now = entry.gang, self.now
-        at_once = entry.level == ADMIN or entry.tier == STARVED
-        if not at_once and now - gang.queued_at < self.policy.patience:
+        if not givers or not self._asks(entry):
             return False
-        asked = {p.job for p in self.preempts} | {r.job for r in self.resizes}
-        givers = [e for e in givers if e.gang.job not in asked]
-        offers = preemption.losses(entry, givers, now)
+        if self.offers is None:
+            self.offers = preemption.Offers(givers, now)
         keep = 0 if entry.level == ADMIN else self.reserve
 
         def fits(given: list[preemption.Loss]) -> bool:
-            return self._fits(entry, given, keep)
+            return fits_without(self.room, entry, given, keep)
 
         lacks = entry.slots + keep - self.room.total
-        chosen = preemption.victims(entry, offers, lacks, fits)
+        chosen = self.offers.victims(entry, lacks, fits)
         if not chosen:
             return False
         leaving = []
@@ -284,31 +296,10 @@ class _Desk:
                 self.resizes.append(Resize(victim.job, loss.keeps, gang.job))
             else:
                 self.preempts.append(Preempt(victim.job, gang.job, loss.cost / loss.entry.slots))
-            leaving.append((victim, loss.keeps))
-        self._set_aside_for(leaving, gang)
+            leaving.append(replace(victim, claim=loss.keeps))
+        set_aside(self.room, leaving, [(gang, gang.workers)])
+        self.coming.append(entry)
         return True
-
-    def _set_aside_for(self, leaving: list[tuple[Gang, int]], gang: Gang) -> None:
-        gone = [replace(g, claim=keeps) for g, keeps in leaving]
-        self._set_aside(gone, [(gang, gang.workers)])
-
-    def _fits(self, entry: Entry, given: list[preemption.Loss], keep: int) -> bool:
-        gang, needs = entry.gang, entry.gang.needs
-        freed = sum(loss.slots for loss in given)
-        if self.room.total + freed - keep < entry.slots:
-            return False
-        if not (needs.cpus or needs.memory or needs.gpus):
-            return True
-        room = self.room.copy()
-        for loss in given:
-            room.give(loss.entry.gang.placement)
-        for loss in given:
-            if loss.keeps:
-                back = room.place(loss.entry.gang.needs, loss.keeps, loss.keeps)
-                if back is None:
-                    return False
-                room.take(back)
-        return room.place(needs, gang.workers, gang.workers) is not None
 
     # --- 5. reservations -------------------------------------------------------------------
 
@@ -316,23 +307,25 @@ class _Desk:
         """Reserve for the first that waits: when enough slots are free, as far as is known."""
         asked = {p.job for p in self.preempts}
         ends = [(self.now + g.overhead, g.job, g.slots) for g in self.leaving if not g.claim]
+        for gang, count in self.kept:
+            per = self.sizes(gang.needs)[0]
+            left = forecast.seconds_left(gang, per, count)
+            ends.append((self.now + left, gang.job, count * per))
         ends += [
             (self._end(entry, e), e.gang.job, e.slots)
-            for e in [*runners, *self.started]
+            for e in [*runners, *self.coming]
             if e.gang.job not in asked
         ]
         ends.sort()
-        free, need = self.room.total, entry.slots
-        at = self.now
+        free, need, at = self.room.total, entry.slots, self.now
         for end, _, slots in ends:
             if free >= need:
                 break
-            free += slots
-            at = end
-        if free < need:
-            return
-        self.head, self.shadow, self.extra = entry.gang.job, at, free - need
-        self.reservations.append(Reservation(entry.gang.job, at, need))
+            free, at = free + slots, end
+        self.head, self.shadow, self.extra = entry.gang.job, inf, 0
+        if free >= need:
+            self.shadow, self.extra = at, free - need
+            self.reservations.append(Reservation(entry.gang.job, at, need))
 
     def _end(self, starter: Entry, runner: Entry) -> float:
         """Return when a running gang is expected to end, or may be made to leave."""
@@ -355,18 +348,24 @@ class _Desk:
                 self._start_larger(entry, start)
         asked = {p.job for p in self.preempts} | {r.job for r in self.resizes}
         for entry in order:
-            free = self._left_over() // entry.per
-            gang = entry.gang
-            if free < 1 or not entry.running or gang.held >= gang.most or gang.job in asked:
+            gang, free = entry.gang, self._left_over()
+            if free < entry.per or not gang.held or gang.held >= gang.most or gang.job in asked:
                 continue
-            larger = min(gang.most, gang.held + free)
+            larger = min(gang.most, (self._open(entry) + free) // entry.per)
+            if larger <= gang.held:
+                continue
             left = forecast.seconds_left(gang, entry.per, gang.held)
             saved = left * (1 - 1 / forecast.speed_up(gang.held, larger))
-            if saved > GROWTH_PAYS * gang.overhead:
-                more = self.room.place(gang.needs, larger - gang.held, larger - gang.held)
-                if more is not None:
-                    self.room.take(more)
-                    self.resizes.append(Resize(gang.job, larger))
+            if saved > GROWTH_PAYS * gang.overhead and set_aside(
+                self.room, [gang], [(gang, larger)]
+            ):
+                self.resizes.append(Resize(gang.job, larger))
+
+    def _open(self, entry: Entry) -> int:
+        """Return the slots that the gang holds on hosts that stay."""
+        if not self.closing:
+            return entry.slots
+        return sum(share.leased for share in entry.gang.placement if share.host in self.room)
 
     def _left_over(self) -> int:
         free = self.room.total - self.reserve
@@ -385,30 +384,26 @@ class _Desk:
 
     # --- the answer ------------------------------------------------------------------------
 
-    def result(self, order: list[Entry]) -> Plan:
+    def result(self) -> Plan:
         """Return the plan."""
-        rules = self.rules
-        waiting = [rules[g.job] for g in sorted(self.promised, key=_age) if g.job in rules]
-        seen = {w.job for w in waiting}
-        waiting += [
-            rules[e.gang.job] for e in order if e.gang.job in rules and e.gang.job not in seen
-        ]
-        excluded = sorted(self.excluded, key=lambda pair: _age(pair[0]))
-        waiting += [Waiting(gang.job, rule) for gang, rule in excluded]
-        wanted = sum(g.slots for g in self.view.gangs if g.held)
-        wanted += sum(
-            g.workers * self.sizes(g.needs)[0]
-            for g in self.view.gangs
-            if not (g.held or g.hold or g.not_before > self.now)
-        )
+        self.excluded.sort(key=lambda pair: _age(pair[0]))
+        waiting = self.waiting + [Waiting(gang.job, rule) for gang, rule in self.excluded]
         return Plan(
             tuple(self.starts.values()),
             tuple(self.preempts),
             tuple(self.resizes),
             tuple(self.reservations),
             tuple(waiting),
-            wanted,
+            self.wanted,
         )
+
+    def standing(self) -> Standing:
+        """Return what is left for the events until the next plan."""
+        ahead = Ahead(self.head, self.shadow, max(0, self.extra))
+        return Standing(self.room, self.sizes, self.policy, self.reserve, ahead, self.queue)
+
+
+_by_name = attrgetter("job")
 
 
 def _age(gang: Gang) -> tuple[bool, float, str]:

@@ -22,7 +22,7 @@ from resilient_nb.core.policy import Policy
 
 #: Seconds after a change of demand at which the rates of earning follow. Far below the half-life
 #: of days, and long enough that a burst of events is one calculation.
-SETTLE = 1.0
+SETTLE = 5.0
 #: An account that holds and wants nothing is forgotten when less than this many slot-seconds of
 #: its past are left.
 FORGET = 1.0

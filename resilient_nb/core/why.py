@@ -23,7 +23,16 @@ from resilient_nb.core.world import World
 
 def words(row: Waiting, gang: Gang, hosts: Sequence[Host], made: Plan, now: float) -> str:
     """Return the rule that holds a waiting gang as a sentence."""
-    total, free = sum(h.slots for h in hosts), sum(h.free for h in hosts)
+    total, free = _slots(hosts)
+    return _words(row, gang, (total, free), made, now)
+
+
+def _slots(hosts: Sequence[Host]) -> tuple[int, int]:
+    return sum(h.slots for h in hosts), sum(h.free for h in hosts)
+
+
+def _words(row: Waiting, gang: Gang, slots: tuple[int, int], made: Plan, now: float) -> str:
+    total, free = slots
     match row.rule:
         case "hold":
             return gang.hold
@@ -32,9 +41,9 @@ def words(row: Waiting, gang: Gang, hosts: Sequence[Host], made: Plan, now: floa
         case "too wide":
             return _too_wide(gang, total)
         case "behind":
-            promised = {r.job: r.at for r in made.reservations}
-            if row.behind in promised:
-                when = _in(promised[row.behind] - now)
+            promised = next((r.at for r in made.reservations if r.job == row.behind), None)
+            if promised is not None:
+                when = _in(promised - now)
                 return f"Would delay {row.behind}, which is to start {when}."
             return f"Waits behind {row.behind}, which comes first."
         case "vacating":
@@ -74,14 +83,12 @@ def _remedies(
             else:
                 yield f"{blocker.id} succeeds; it is {blocker.state}."
         return
-    total, free = sum(h.slots for h in view.hosts), sum(h.free for h in view.hosts)
-    for workers in range(min(free, gang.workers - 1), 0, -1):
-        if _would_start(view, replace(gang, workers=workers, max_workers=workers), now):
-            yield (
-                f"A smaller gang: `%resilient cancel {job.run}`, then run the cell with "
-                f"`--workers {workers}`, or with `--workers {workers}:{gang.workers}`."
-            )
-            break
+    total, free = _slots(view.hosts)
+    if workers := _largest(view, gang, min(free, gang.workers - 1), now):
+        yield (
+            f"A smaller gang: `%resilient cancel {job.run}`, then run the cell with "
+            f"`--workers {workers}`, or with `--workers {workers}:{gang.workers}`."
+        )
     for priority in list(Priority)[gang.priority.rank + 1 :]:
         if _would_start(view, replace(gang, priority=priority), now):
             yield (
@@ -103,6 +110,21 @@ def _first_to_end(view: QueueView) -> Gang | None:
     """Return the running gang that is expected to end first."""
     known = [gang for gang in view.gangs if gang.held and gang.remaining is not None]
     return min(known, key=lambda gang: (gang.remaining, gang.job), default=None)
+
+
+def _largest(view: QueueView, gang: Gang, most: int, now: float) -> int:
+    """Return the largest smaller size that would start, 0 if none.
+
+    Found by halving: a plan of a long queue takes too long to try every size.
+    """
+    found, least = 0, 1
+    while least <= most:
+        size = most if not found and least == 1 else (least + most + 1) // 2
+        if _would_start(view, replace(gang, workers=size, max_workers=size), now):
+            found, least = size, size + 1
+        else:
+            most = size - 1
+    return found
 
 
 def _would_start(view: QueueView, changed: Gang, now: float) -> bool:
@@ -128,7 +150,7 @@ def _not_waiting(world: World, job: Job) -> str:
 
 def queue_report(world: World, view: QueueView, now: float) -> QueueReport:
     """Return all unfinished jobs, those that hold a gang first, and everybody's shares."""
-    made = plan(view, now)
+    made, slots = plan(view, now), _slots(view.hosts)
     gangs = {gang.job: gang for gang in view.gangs}
     starts = expected_starts(view, made, now)
     rows = [_row(world, gang, None, None) for gang in view.gangs if gang.held]
@@ -137,7 +159,7 @@ def queue_report(world: World, view: QueueView, now: float) -> QueueReport:
     for position, held in enumerate(waiting, 1):
         gang = gangs[held.job]
         row = _row(world, gang, position, starts.get(held.job))
-        text = words(held, gang, view.hosts, made, now)
+        text = _words(held, gang, slots, made, now)
         reason = "It starts now." if held.rule == "starting" else text
         rows.append(replace(row, reason=reason, rule=held.rule))
     return QueueReport(
@@ -217,6 +239,12 @@ def _workers(count: int) -> str:
 def _too_wide(gang: Gang, total: int) -> str:
     if total == 0:
         return "No worker has joined the cluster yet."
+    if gang.workers <= total:
+        return (
+            f"Needs {_workers(gang.workers)}, and fewer of the cluster's {total} slots are for "
+            "such: for what each needs, or since some are kept for administrators' jobs. It starts "
+            "when workers are added; or cancel it and lower --workers, --memory, --cpus or --gpus."
+        )
     return (
         f"Needs {_workers(gang.workers)}; the cluster has {total}. "
         "It starts when workers are added; or cancel it and lower --workers."

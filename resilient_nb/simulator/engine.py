@@ -114,7 +114,9 @@ class Engine:
             if self._due <= now:
                 self._plan(now)
                 idle += 1
-            stuck = math.isinf(min(self._next_event(), self._due)) or idle > PATIENCE
+            stuck = math.isinf(min(self._next_event(), self._due)) or (
+                idle > PATIENCE and not self._events
+            )
             if stuck and self._unfinished:
                 raise WrongDecision(f"{self.scheduler.name} left jobs waiting for ever.")
             if progress is not None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from resilient_nb.simulator.metrics import Summary
 from resilient_nb.simulator.settings import Settings
-from resilient_nb.simulator.trace import Trace
+from resilient_nb.simulator.trace import Trace, usage
 
 _COLUMNS = (
     "policy", "JCT", "p95", "wait", "p95", "util", "Jain grp", "user", "preempt", "resize",
@@ -36,12 +36,12 @@ def duration(seconds: float) -> str:
 
 def heading(trace: Trace, settings: Settings) -> str:
     """Return the settings of a run: everything that its figures depend on."""
-    s, load = settings, trace.work / (settings.workers * trace.span) if trace.span else 0.0
+    s, load = settings, usage(trace) / settings.workers
     lines = [
         f"{trace.name}: {len(trace.jobs)} jobs submitted in {duration(trace.span)}, "
         f"work {trace.work / 3600:.0f} slot-hours, widest {trace.widest}",
         f"  {s.workers} identical slots on hosts of {s.host_slots} "
-        f"(work / slots / span of submissions {load:.2f})",
+        f"(load {load:.2f}: slots that would be busy if no job waited, over slots)",
         f"  save + restore {s.save_restore:g} s, checkpoints every {s.interval:g} s, decisions "
         f"at most every {s.replan_every:g} s, tick {s.tick:g} s",
         f"  predictions after {s.predict_after:g} s of work"

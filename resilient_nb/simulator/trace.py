@@ -21,8 +21,9 @@ from resilient_nb.core.model import Priority
 from resilient_nb.core.policy import DEFAULT_GROUP
 from resilient_nb.errors import InvalidRequest
 
-#: Part of the slots that jobs would keep busy if none had to wait; see `fitting_workers`.
-LOAD = 0.88
+#: Slots that jobs would use if none had to wait, over slots; see `fitting_workers`. At 1 jobs
+#: bring on average what the cluster can do, so that queues form and how they are served matters.
+LOAD = 1.0
 
 
 @dataclass(frozen=True)

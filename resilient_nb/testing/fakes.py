@@ -257,6 +257,9 @@ class FakeCluster:
         for host in self.hosts:
             self.report(host)
         self.engine.tick()
+        for _ in self.engine.queue.work():  # as the plugin does for a long queue
+            pass
+        self.engine.settle()
 
     def live(self) -> list[tuple[str, _Key]]:
         """Return (host, (job, epoch, rank)) of every live rank."""

@@ -15,7 +15,7 @@ from resilient_nb.errors import VersionMismatch
 T = TypeVar("T")
 
 #: Grows when a message changes its meaning. Both sides must agree.
-PROTOCOL = 1
+PROTOCOL = 2
 
 #: Names on Dask's wire: a connection's first word, requests of notebooks, reports of agents,
 #: orders to them.

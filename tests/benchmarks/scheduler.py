@@ -1,7 +1,8 @@
 """The scheduler's policy against others, on every trace that is there; fairness; its cost.
 
     make bench NAME=scheduler
-    python tests/benchmarks/scheduler.py [--traces DIR] [--full] [--processes N] [--only PART]
+    python tests/benchmarks/scheduler.py [--traces DIR] [--full] [--load L] [--processes N]
+        [--only PART]
 
 The traces are the CSV files of DIR, else of $RESILIENT_NB_TRACES, else of `shared/traces` beside
 the repository; where there are none, three made-up ones (from fixed seeds). Of each file: the
@@ -31,14 +32,14 @@ from resilient_nb.simulator.engine import Engine
 from resilient_nb.simulator.fair import Fair
 from resilient_nb.simulator.metrics import Summary
 from resilient_nb.simulator.settings import Settings
-from resilient_nb.simulator.trace import Trace, fitting_workers, read, squeezed, window
+from resilient_nb.simulator.trace import LOAD, Trace, fitting_workers, read, squeezed, window
 
-LIMIT = 3000
+LIMIT = 6000
 BESIDE = Path(__file__).parents[2].parent / "shared" / "traces"
 HOUR = 3600.0
 
-#: (trace, policy, save + restore) of one run.
-Run = tuple[Trace, str, float]
+#: (trace, policy, load, save + restore) of one run.
+Run = tuple[Trace, str, float, float]
 
 
 def all_traces(folder: str | None, full: bool) -> list[Trace]:
@@ -59,23 +60,23 @@ def all_traces(folder: str | None, full: bool) -> list[Trace]:
     return [window(t, LIMIT, max(0, len(t.jobs) - LIMIT) // 2) for t in found]
 
 
-def fitted(trace: Trace, save_restore: float = 40.0) -> tuple[Trace, Settings]:
+def fitted(trace: Trace, load: float, save_restore: float = 40.0) -> tuple[Trace, Settings]:
     """Return the trace and the cluster that it is run on."""
-    workers = fitting_workers(trace)
-    return squeezed(trace, workers), Settings(workers=workers, save_restore=save_restore)
+    workers = fitting_workers(trace, load)
+    return squeezed(trace, workers, load), Settings(workers=workers, save_restore=save_restore)
 
 
 def simulate(job: Run) -> Summary:
     """Return the figures of one run (in a process of its own)."""
-    trace, policy, save_restore = job
-    jobs, settings = fitted(trace, save_restore)
+    trace, policy, load, save_restore = job
+    jobs, settings = fitted(trace, load, save_restore)
     return run(jobs, POLICIES[policy](), settings)
 
 
-def compare(traces: Sequence[Trace], pool: ProcessPoolExecutor) -> dict[str, float]:
+def compare(traces: Sequence[Trace], load: float, pool: ProcessPoolExecutor) -> dict[str, float]:
     """Print a table for each trace; return the figures over all."""
-    jobs = [(trace, policy, 40.0) for trace in traces for policy in POLICIES]
-    slow = [(trace, policy, 300.0) for trace in traces for policy in ("srs", "fair")]
+    jobs = [(trace, policy, load, 40.0) for trace in traces for policy in POLICIES]
+    slow = [(trace, policy, load, 300.0) for trace in traces for policy in ("srs", "fair")]
     done, done_slow = pool.map(simulate, jobs), pool.map(simulate, slow)
     rows: dict[str, list[Summary]] = {policy: [] for policy in POLICIES}
     for trace in traces:
@@ -83,7 +84,11 @@ def compare(traces: Sequence[Trace], pool: ProcessPoolExecutor) -> dict[str, flo
         for row in here:
             rows[row.policy].append(row)
         print(
-            report.heading(*fitted(trace)), report.table(here), sep="\n\n", end="\n\n", flush=True
+            report.heading(*fitted(trace, load)),
+            report.table(here),
+            sep="\n\n",
+            end="\n\n",
+            flush=True,
         )
     print("With save + restore of 300 s:\n")
     dear = list(done_slow)
@@ -194,6 +199,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--traces", metavar="DIR")
     parser.add_argument("--full", action="store_true", help="all jobs of all workloads")
+    parser.add_argument("--load", type=float, default=LOAD, help="see fitting_workers")
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--only", choices=("traces", "shares", "cost"))
     options = parser.parse_args()
@@ -205,7 +211,9 @@ def main() -> None:
             print("Saturated clusters, save + restore 40 s:", *pool.map(crowd, CROWDS), sep="\n")
             print(greed_table(pool), end="\n\n", flush=True)
         if options.only in (None, "traces"):
-            figures = compare(all_traces(options.traces, options.full), pool) | figures
+            figures = (
+                compare(all_traces(options.traces, options.full), options.load, pool) | figures
+            )
     print(json.dumps({name: round(value, 4) for name, value in figures.items()}))
 
 

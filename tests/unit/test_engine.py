@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from resilient_nb.control import dispatch
 from resilient_nb.control.commands import Commands
 from resilient_nb.control.engine import Engine, Shell
 from resilient_nb.control.launching import LAUNCH_PATIENCE, ORDER_AGAIN
@@ -1029,9 +1030,24 @@ class Storm(RuleBasedStateMachine):
         return self.cluster.engine.world.jobs[rank.attempt.job].epoch == rank.attempt.epoch
 
 
-TestStorm = Storm.TestCase
-TestStorm.settings = settings(
-    max_examples=120,
+class LongStorm(Storm):
+    """The same, with a queue that counts as too long to be planned at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._patch = pytest.MonkeyPatch()
+        self._patch.setattr(dispatch, "AT_ONCE", 0)
+
+    def teardown(self) -> None:
+        try:
+            super().teardown()
+        finally:
+            self._patch.undo()
+
+
+TestStorm, TestLongStorm = Storm.TestCase, LongStorm.TestCase
+TestStorm.settings = TestLongStorm.settings = settings(
+    max_examples=90,
     stateful_step_count=30,
     deadline=None,
     # Shrinking a storm takes minutes: add Phase.shrink when one is found.

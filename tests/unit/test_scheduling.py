@@ -21,7 +21,8 @@ from resilient_nb.core.model import Priority, Resources, Share
 from resilient_nb.core.placement import Room, per_rank, ranks_of
 from resilient_nb.core.policy import DAY, GroupRule, Policy
 from resilient_nb.core.queue import Gang, Host, Plan, Preempt, QueueView, Start, Waiting
-from resilient_nb.core.scheduling import plan, planning
+from resilient_nb.core.scheduling import deciding, plan, planning
+from resilient_nb.core.standing import Standing
 
 GIB = 1 << 30
 USERS = {"ada": "g", "bob": "g", "eve": "h"}
@@ -62,7 +63,7 @@ policies = st.builds(
 )
 laws = settings(
     deadline=None,
-    max_examples=int(os.environ.get("HISTORIES", "60")),
+    max_examples=int(os.environ.get("HISTORIES", "40")),
     suppress_health_check=[HealthCheck.too_slow],
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # histories are short as they are
 )
@@ -525,6 +526,77 @@ def test_shares_converge_to_entitlement(kinds: dict[str, tuple[int, float]]) -> 
         assert served[user] / total == pytest.approx(1 / 3, abs=0.05)
 
 
+@laws
+@given(
+    policies,
+    histories,
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("end"), st.integers(0, 20)),
+            st.tuples(st.just("lose"), st.integers(0, 3)),
+            st.tuples(st.just("arrive"), st.sampled_from([1, 1, 2, 3, 5])),
+            st.tuples(st.just("withdraw"), st.integers(0, 20)),
+        ),
+        max_size=8,
+    ),
+)
+def test_events_between_plans_take_nothing_that_isnt_theirs(
+    policy: Policy, history: list[tuple[str, object]], later: list[tuple[str, int]]
+) -> None:
+    """Whole gangs on free slots; who others leave for still finds its slots; no overtaking."""
+    moment = live(policy, history)[-1]
+    made, standing = decided(moment.view, moment.now)
+    assert made == moment.plan
+    room, gangs = room_after(moment), by_name(moment)
+    running = [g for g in moment.view.gangs if g.held and not g.leaving]
+    running = [g for g in running if g.job not in {p.job for p in made.preempts}]
+    running = [g for g in running if g.job not in {r.job for r in made.resizes}]
+    waiting = {w.job for w in made.waiting if w.rule in ("no slots", "behind", "reserve")}
+    now, number = moment.now, 0
+    for what, value in later:
+        now += 1.0
+        starts: list[Start] = []
+        if what == "end" and running:
+            ended = running.pop(value % len(running))
+            room.give(ended.placement)
+            starts = standing.ended(ended, now)
+        elif what == "lose":
+            room.drop(f"h{value}")
+            standing.lost(f"h{value}")
+        elif what == "arrive":
+            number += 1
+            new = Gang(f"n{number}", "ada", "g", value, now, queued_at=now)
+            gangs[new.job] = new
+            waiting.add(new.job)
+            starts = [s for s in [standing.arrived(new, now)] if s is not None]
+        elif what == "withdraw" and waiting:
+            gone = sorted(waiting)[value % len(waiting)]
+            waiting.discard(gone)
+            standing.withdrawn(gone)
+        for start in starts:
+            assert start.job in waiting
+            waiting.discard(start.job)
+            assert start.workers == gangs[start.job].workers
+            room.take(start.placement)
+            assert min(room.free[share.host] for share in start.placement) >= 0
+        assert standing.free <= room.total
+    if any(what == "lose" for what, _ in later):
+        return
+    for by in {p.by for p in made.preempts}:
+        for victim in [p.job for p in made.preempts if p.by == by]:
+            room.give(gangs[victim].placement)
+        needs = gangs[by].needs
+        placement = room.place(needs, gangs[by].workers, gangs[by].workers)
+        assert placement is not None or made.resizes
+        room.take(placement or ())
+
+
+def decided(view: QueueView, now: float) -> tuple[Plan, Standing]:
+    *_, found = list_until_returned(deciding(view, now))
+    assert isinstance(found, tuple)
+    return found
+
+
 # --- single decisions ---------------------------------------------------------------------
 
 NOW = 10_000.0
@@ -700,10 +772,29 @@ def test_a_plan_can_be_made_in_small_steps() -> None:
     assert len(steps) > 20
 
 
-def list_until_returned(steps: Iterator[None]) -> list[object]:
+def list_until_returned(steps: Iterator[object]) -> list[object]:
     seen: list[object] = []
     while True:
         try:
             seen.append(next(steps))
         except StopIteration as end:
             return [*seen, end.value]
+
+
+def test_what_a_plan_leaves_serves_the_next_events() -> None:
+    held, other = running(1, 2, "a"), running(2, 2, "b", remaining=9e5, exact=True)
+    wide, narrow = gang(3, 4, remaining=10.0), gang(4, 1, remaining=600.0)
+    hosts = (Host("a", 2, 2), Host("b", 2, 2))
+    view = QueueView((held, other, wide, narrow), hosts, policy=Policy(preemption=False))
+    made, standing = decided(view, NOW)
+    assert not made.starts
+    assert made.reservations[0].job == "r#3"
+    # The slots of one that ends go to who may have them without delaying the first in line.
+    starts = standing.ended(held, NOW + 1)
+    assert [s.job for s in starts] == ["r#4"]
+    assert standing.free == 1
+    # What comes and would last too long waits; what is known to be short goes ahead.
+    assert standing.arrived(gang(5, remaining=9e6), NOW + 2) is None
+    assert standing.arrived(gang(6, remaining=60.0), NOW + 2) is not None
+    assert standing.free == 0
+    assert standing.arrived(gang(7, remaining=60.0), NOW + 2) is None

@@ -94,7 +94,7 @@ def test_who_is_kept_waiting_is_owed() -> None:
     rows = advance(both, 1000.0, POLICY).accounts
     assert rows["g", "ada"].balance == pytest.approx(4 * 1000, rel=0.01)
     assert rows["g", "bob"].balance == pytest.approx(-4 * 1000, rel=0.01)
-    assert totals(rows.values()).balance == pytest.approx(0.0, abs=20)
+    assert totals(rows.values()).balance == pytest.approx(0.0, abs=10 * SETTLE)
     assert totals(rows.values()).held == 8
 
 

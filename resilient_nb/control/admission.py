@@ -17,7 +17,6 @@ from resilient_nb.core.policy import Policy
 from resilient_nb.core.world import World
 from resilient_nb.errors import InvalidRequest, NotAllowed, UnknownName
 
-
 #: Ranks that an elastic job may have on one worker: each is a process of its own.
 RANKS_PER_WORKER = 64
 

@@ -22,6 +22,7 @@ from resilient_nb.core.ranking import Sizes
 from resilient_nb.core.standing import Standing
 from resilient_nb.core.views import QueueReport, WhyReport
 from resilient_nb.core.why import queue_report
+from resilient_nb.core.world import World
 
 if TYPE_CHECKING:
     from resilient_nb.control.engine import Engine
@@ -32,7 +33,7 @@ AT_ONCE, PART = 300, 0.1
 #: Jobs looked at between two turns of the event loop.
 _CHUNK = 100
 #: Gangs that are started between two turns of the event loop.
-_BATCH = 16
+_BATCH = 8
 #: A job that failed its pre-flight checks is looked at again after this many seconds.
 _CHECK_AGAIN = 5.0
 #: Slots that were to come back to a job, or to come free for it, and didn't, within this many
@@ -58,6 +59,7 @@ class Dispatcher:
         self._positions: dict[str, int] = {}
         self._starts: Mapping[str, float] = {}
         self._checks: dict[str, tuple[float, str]] = {}  # failed pre-flights: until when, why
+        self._counted: tuple[World | None, float, tuple[int, int]] = (None, 0.0, (0, 0))
         self._promises: dict[str, float] = {}  # when gangs last were leaving for a job
 
     # --- planning -----------------------------------------------------------------------
@@ -256,9 +258,7 @@ class Dispatcher:
                 engine.resize(each)
             else:
                 text = f"Leaves for {by}."
-                engine.stop(
-                    ev.StopRequested(engine.now(), each.job, StopReason.PREEMPT, text, by)
-                )
+                engine.stop(ev.StopRequested(engine.now(), each.job, StopReason.PREEMPT, text, by))
 
     def _remember(self, view: QueueView, plan: Plan) -> None:
         """Keep the plan for those who ask why, and wake those whose reason is new."""
@@ -300,8 +300,15 @@ class Dispatcher:
         """Return in words why a job waits, and what happened to it before."""
         row = self._rules.get(job.id)
         gang = self._gang(job, self._engine.now())
-        text = why.words(row, gang, self._hosts(), self._plan, self._engine.now()) if row else ""
+        text = why.words(row, gang, self._slots(), self._plan, self._engine.now()) if row else ""
         return " ".join(part for part in (job.message, text) if part)
+
+    def _slots(self) -> tuple[int, int]:
+        """Return all slots and the free ones; counted once for a list of jobs."""
+        world, now = self._engine.world, self._engine.now()
+        if self._counted[0] is not world or now - self._counted[1] > 1.0:
+            self._counted = (world, now, why.slots(self._hosts()))
+        return self._counted[2]
 
     def position(self, job: Job) -> int | None:
         """Return a waiting job's place in the queue, from 1."""

@@ -20,7 +20,15 @@ from resilient_nb.control.live import SHOWN_POINTS, LiveTable
 from resilient_nb.control.logs import LogStore
 from resilient_nb.core import events as ev
 from resilient_nb.core import lifecycle, recovery
-from resilient_nb.core.model import Failure, Job, JobState, Outcome, RankEnd, StopReason
+from resilient_nb.core.model import (
+    Failure,
+    Job,
+    JobState,
+    Outcome,
+    Placement,
+    RankEnd,
+    StopReason,
+)
 from resilient_nb.core.policy import Policy
 from resilient_nb.core.queue import Resize, Start
 from resilient_nb.core.views import JobView, job_view
@@ -66,9 +74,13 @@ class Engine:
         self._unsettled = True
         self._leases: Mapping[str, int] = {}
         self.world: World = lifecycle.replay(shell.journal.events())
+        self._on_host: dict[str, dict[str, None]] = {}  # the jobs with ranks there
+        self._ending: dict[str, None] = {}  # jobs of which ranks have ended
         self.queue = Dispatcher(self)
         now = shell.clock()
         for job in self._holding():
+            self._ending[job.id] = None
+            self._index((), job)
             # They may well be alive: wait for their host to say so before anything else.
             self._launches.adopt(job)
             self.live.begin(job.id, {r: h for h, r in ranks_of(job.placement)}, now)
@@ -91,8 +103,20 @@ class Engine:
         self._touch()
         for job in dict.fromkeys(filter(None, map(_job_of, events))):
             self.changed(job)
-            if before.jobs.get(job) is not world.jobs[job]:
-                self.queue.happened(before.jobs.get(job), world.jobs[job])
+            was, now = before.jobs.get(job), world.jobs[job]
+            if was is not now:
+                self._index(was.placement if was else (), now)
+                self.queue.happened(was, now)
+
+    def _index(self, was: Placement, job: Job) -> None:
+        """Note on which hosts a job is now, so that a report looks at no others."""
+        if job.ends:
+            self._ending[job.id] = None
+        if was is not job.placement:
+            for share in was:
+                self._on_host.get(share.host, {}).pop(job.id, None)
+            for share in job.placement:
+                self._on_host.setdefault(share.host, {})[job.id] = None
 
     def _touch(self) -> None:
         """What is decided may be another now: nearly all reports hold nothing but samples."""
@@ -219,8 +243,11 @@ class Engine:
         if not self._unsettled:
             return
         self._unsettled = False
-        for job in self._holding():
-            if job.gang_ended:
+        for name in list(self._ending):
+            job = self.world.jobs[name]
+            if not job.state.holds_gang:
+                self._ending.pop(name, None)
+            elif job.gang_ended:
                 self._conclude(job)
         if self.now() >= self.closing_until:
             self.queue.settle()
@@ -338,7 +365,7 @@ class Engine:
     def _reconcile(self, report: orders.Report) -> None:
         """Adopt ranks that live; count missing ones as lost; repeat orders without effect."""
         alive = {(row.job, row.epoch, row.rank): row for row in report.ranks}
-        for job in self._holding():
+        for job in [self.world.jobs[name] for name in self._on_host.get(report.host, ())]:
             mine = [r for h, r in ranks_of(job.placement) if h == report.host]
             there = [r for r in mine if (job.id, job.epoch, r) in alive]
             missing = [r for r in mine if r not in there and r not in job.ends]

@@ -129,8 +129,12 @@ class ControlPlugin(SchedulerPlugin):
 
     def remove_worker(self, scheduler: Scheduler, worker: str, **_: Any) -> None:
         """A worker left: its host may need another agent to speak for it."""
+        host = self._cordon.host_of(worker)
         self._cordon.worker_left(worker)
         self._engine.agent_gone(worker)
+        if host is not None:
+            # What it kept busy is gone with it: else those that come would seem to be taken.
+            self._engine.hosts.set_busy(host, self._cordon.busy(host))
 
     def transition(self, key: Any, start: str, finish: str, *_: Any, **__: Any) -> None:
         """An ordinary task changed its state: a worker with one has no slot for a gang."""

@@ -4,7 +4,7 @@
     preemption = true       # may running jobs be asked to leave for others?
     grace = "15s"           # from "checkpoint and leave" to the kill
     patience = "2m"         # how long a gang waits before others are asked to leave for it
-    quantum = 30            # a gang that started may run so many times what save + restore cost
+    quantum = 20            # a gang that started may run so many times what save + restore cost
     admins = ["root"]       # may use the admin lane and act on anyone's jobs
     admin_reserve = 1       # slots that only admin jobs may use
     high_budget = 0.25      # share of one's fair service that counts at high or urgent

@@ -76,9 +76,7 @@ def _over(world: World, asked: Asked, same: list[Job], now: float) -> str:
     today = sum(now - job.submitted_at < DAY for job in same)
     by = f" (it brings {len(more)} that it waits for)" if more else ""
     if limits.running is not None and slots + adds > limits.running:
-        return (
-            f"{slots} of {limits.running} {priority} slots of {who} are in use or waited for{by}"
-        )
+        return f"{slots} of {limits.running} {priority} slots of {who} are in use or waited for{by}"
     if limits.waiting is not None and waiting + 1 + len(more) > limits.waiting:
         return f"{waiting} of at most {limits.waiting} {priority} jobs of {who} wait already{by}"
     if limits.per_day is not None and today + 1 + len(more) > limits.per_day:

@@ -101,7 +101,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Resources:
-    """What a rank needs, or what a slot has: CPU cores, bytes of memory, GPUs. 0: any."""
+    """What a worker needs, with all ranks that share it, or what a slot has. 0: any.
+
+    CPU cores, bytes of memory, GPUs.
+    """
 
     cpus: float = 0.0
     memory: int = 0

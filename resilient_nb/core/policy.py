@@ -64,7 +64,7 @@ class Policy:
         patience: how long a gang waits before others are asked to leave for it: slots often come
             free by themselves, and a burst of arrivals is served by one change, not by many.
         quantum: a gang that has started isn't asked to leave for others of its class for so many
-            times what a save and a restore cost it: 15 bounds what is lost by 1/15 of all service
+            times what a save and a restore cost it: 20 bounds what is lost by 1/20 of all service
             (and by some 1 % in fact).
         admins: users who may use the admin lane and act on anyone's jobs.
         admin_reserve: slots that only admin jobs may use (kept free while there are more).
@@ -78,7 +78,7 @@ class Policy:
     preemption: bool = True
     grace: float = 15.0
     patience: float = 120.0
-    quantum: float = 15.0
+    quantum: float = 20.0
     admins: tuple[str, ...] = ()
     admin_reserve: int = 0
     limits: LimitTable = field(default_factory=dict)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from resilient_nb.core import forecast
 from resilient_nb.core.policy import Policy
@@ -12,11 +12,10 @@ from resilient_nb.core.ranking import BY_TURN, STARVED, Entry
 
 #: Inside a class nobody leaves for a gang that isn't before it by so many times what leaving
 #: and coming back costs: debts of fairness move all the time, and nobody should move with them.
-MARGIN = 20.0
+MARGIN = 50.0
 
 
-@dataclass(frozen=True, slots=True)
-class Loss:
+class Loss(NamedTuple):
     """A running gang that may give up slots: all of them (`keeps` 0), or those above `keeps`."""
 
     entry: Entry
@@ -27,7 +26,7 @@ class Loss:
     @property
     def key(self) -> tuple[float, float, str]:
         """Cheapest first for each slot it gives; then who has most before it."""
-        return (self.cost / self.slots, -self.entry.left, self.entry.gang.job)
+        return (self.cost / self.slots, -self.entry.left, self.entry.job)
 
 
 def lost(gang: Gang, now: float) -> float:
@@ -66,7 +65,7 @@ class Offers:
         chosen: dict[str, Loss] = {}
         freed = 0
         for loss in self._losses:
-            job = loss.entry.gang.job
+            job = loss.entry.job
             if job in self._taken or not _may_lose(starter, loss):
                 continue
             # Giving up all replaces giving up a part.
@@ -80,12 +79,28 @@ class Offers:
             return []
         for loss in sorted(chosen.values(), key=lambda each: each.key, reverse=True):
             if freed - loss.slots >= lacks and fits([x for x in chosen.values() if x is not loss]):
-                del chosen[loss.entry.gang.job]
+                del chosen[loss.entry.job]
                 freed -= loss.slots
+        for job, loss in chosen.items():
+            if loss.keeps and freed > lacks:
+                chosen[job] = least = _least(loss, chosen, freed - lacks, fits)
+                freed -= loss.slots - least.slots
         if not worthwhile(starter, list(chosen.values())):
             return []
         self._taken.update(chosen)
         return list(chosen.values())
+
+
+def _least(
+    loss: Loss, chosen: dict[str, Loss], spare: int, fits: Callable[[list[Loss]], bool]
+) -> Loss:
+    """Return a shrinking by no more than is needed, when `spare` slots are not."""
+    per, others = loss.entry.per, [x for job, x in chosen.items() if job != loss.entry.job]
+    for back in range(min(spare, loss.slots - 1) // per, 0, -1):
+        smaller = loss._replace(keeps=loss.keeps + back, slots=loss.slots - back * per)
+        if fits([*others, smaller]):
+            return smaller
+    return loss
 
 
 def _may_lose(starter: Entry, loss: Loss) -> bool:

@@ -41,7 +41,7 @@ class Gang:
     Attributes:
         workers: what it asks for; the minimum, if `max_workers` is larger.
         max_workers: the most it can use (equal to `workers` for a fixed size).
-        needs: what each rank needs of its slot.
+        needs: what each worker needs, with all ranks that share it on the fewest workers.
         priority: as asked for, or as inherited from a job that waits for this one.
         admin: whether it is in the admin lane.
         hold: why it may not start whatever is free ("" if it may): a job it waits for, say.

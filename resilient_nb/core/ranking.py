@@ -26,9 +26,9 @@ from resilient_nb.core.shares import Key, advance, entitlements
 HORIZON = 48 * HOUR
 #: Users may differ from their fair service by this part of it before it counts: a day of long
 #: work by one and a day of short work by the other is cheaper in turns than side by side.
-TOLERANCE = 0.1
+TOLERANCE = 0.12
 #: At most so many seconds of fair share are owed at a time.
-MOST_OWED = 24 * HOUR
+MOST_OWED = 8 * HOUR
 #: A running gang is ranked as if only this part of its work were left, less a restart: so that
 #: it isn't asked to leave for one that is hardly shorter.
 STICK = 0.8
@@ -61,28 +61,34 @@ class Entry:
     """A gang with what the ranking found out about it.
 
     `per` are the slots of one worker, `slots` what it holds, or would at its smallest size,
-    `left` the expected slot-seconds, `level` its class in force, `tier` and `key` its place in
-    it. `should`: it waits, and would run if everything went by this order; `spare`: it runs, and
+    `held` the workers it holds, `left` the expected slot-seconds, `age` and `stretch` how long
+    and how badly it has waited; `level` its class in force, `tier` and `key` its place in it.
+    `should`: it waits, and would run if everything went by this order; `spare`: it runs, and
     wouldn't; `gives`: the slots that come free if it gives up what it may have to, which is all
-    if `whole`.
+    if `whole`, and `surplus` what it holds beyond its smallest size. `place` is its number in
+    the lines of `standing`.
+
+    There are as many as jobs, looked at in the order of the queue: slots, so that each is one
+    piece of memory.
     """
 
-    tier = 2  # BY_TURN
-    key = 0.0
-    should = spare = whole = False
-    gives = surplus = 0
+    __slots__ = (
+        "age", "gang", "gives", "held", "job", "key", "left", "level", "per", "place", "should",
+        "slots", "spare", "stretch", "surplus", "tier", "whole",
+    )  # fmt: skip
 
     def __init__(self, gang: Gang, per: int, slots: int, left: float, level: int) -> None:
         self.gang = gang
+        self.job = gang.job
         self.per = per
         self.slots = slots
         self.left = left
         self.level = level
-
-    @property
-    def running(self) -> bool:
-        """Whether it holds slots."""
-        return self.gang.held > 0
+        self.held = gang.held
+        self.tier = BY_TURN
+        self.key = self.age = self.stretch = 0.0
+        self.should = self.spare = self.whole = False
+        self.gives = self.surplus = self.place = 0
 
 
 @dataclass
@@ -93,6 +99,9 @@ class Claim:
     owed: float = 0.0
     high_spent: bool = False
 
+
+#: A user's gangs by class and priority: (class in force, those of that class so far).
+_Rows = dict[Priority, tuple[int, list[Entry]]]
 
 _by_key = attrgetter("key")
 
@@ -164,7 +173,10 @@ def effective_class(gang: Gang, claim: Claim) -> int:
     """Return the class in force: high and urgent count only within the user's budget."""
     if gang.admin:
         return ADMIN
-    level = _CLASS[gang.priority]
+    return _in_force(_CLASS[gang.priority], claim)
+
+
+def _in_force(level: int, claim: Claim) -> int:
     return NORMAL if level < NORMAL and claim.high_spent else level
 
 
@@ -174,38 +186,49 @@ def ranked(
     """Return entries of these gangs, which are sorted by name, in the order of the queue."""
     users = claims(view, sizes.capacity, now)
     rows: dict[tuple[str, str, int], list[Entry]] = {}
+    lines: dict[Key, _Rows] = {}
     quantum, service_left = view.policy.quantum, forecast.service_left
+    needs, per = None, 1
     for n, gang in enumerate(gangs):
         if not n % CHUNK:
             yield
-        group, user = gang.group, gang.user
-        claim = users.get((group, user))
-        if claim is None:
-            claim = users[group, user] = Claim()
-        level = effective_class(gang, claim)
-        per = sizes(gang.needs)[0]
-        left = service_left(gang, per)
+        who = (gang.group, gang.user)
+        line = lines.get(who)
+        if line is None:
+            line = lines[who] = _line(rows, who, users.setdefault(who, Claim()))
+        if gang.admin:
+            level, mine = ADMIN, rows.setdefault((*who, ADMIN), [])
+        else:
+            level, mine = line[gang.priority]
+        if gang.needs is not needs:  # most share one
+            needs = gang.needs
+            per = sizes(needs)[0]
+        left, size, age = service_left(gang, per), gang.workers * per, now - gang.submitted_at
         # For now the key is the length, by which a user's gangs are sorted; of equals the older.
         if gang.held:
             slots, overhead = gang.slots, gang.overhead
             entry = Entry(gang, per, slots, left, level)
             if now - gang.since < quantum * overhead:
                 entry.tier = IN_QUANTUM
-            length = max(0.0, STICK * left - overhead * slots)
-            entry.key = length - TIE * (now - gang.submitted_at)
+            entry.key = max(0.0, STICK * left - overhead * slots) - TIE * age
         else:
-            entry = Entry(gang, per, gang.workers * per, left, level)
-            entry.key = left - TIE * (now - gang.submitted_at)
-        mine = rows.get((group, user, level))
-        if mine is None:
-            rows[group, user, level] = [entry]
-        else:
-            mine.append(entry)
-    return (yield from _in_turn(rows, users, now))
+            entry = Entry(gang, per, size, left, level)
+            entry.key = left - TIE * age
+        entry.age = age
+        if age > YOUNG:
+            entry.stretch = stretch(gang, size, left, age)
+        mine.append(entry)
+    return (yield from _in_turn(rows, users))
+
+
+def _line(rows: dict[tuple[str, str, int], list[Entry]], who: Key, claim: Claim) -> _Rows:
+    """Return where this user's gangs of each priority belong."""
+    levels = {priority: _in_force(_CLASS[priority], claim) for priority in Priority}
+    return {p: (level, rows.setdefault((*who, level), [])) for p, level in levels.items()}
 
 
 def _in_turn(
-    rows: dict[tuple[str, str, int], list[Entry]], users: dict[Key, Claim], now: float
+    rows: dict[tuple[str, str, int], list[Entry]], users: dict[Key, Claim]
 ) -> Generator[None, None, list[Entry]]:
     """Give each user's gangs, shortest first, their keys; return all in the order of them."""
     places: dict[tuple[int, int], list[Entry]] = {}
@@ -217,6 +240,7 @@ def _in_turn(
         mine, claim, work = rows[who], users[group, user], before.get((group, user), 0.0)
         mine.sort(key=_by_key)
         share, owed = claim.share, claim.owed
+        by_turn = places.setdefault((level, BY_TURN), [])
         for entry in mine:
             count += 1
             if not count % CHUNK:
@@ -224,21 +248,19 @@ def _in_turn(
             finish = (work + entry.key) / share
             work += entry.left
             key = HORIZON * finish / (HORIZON + finish) if finish > 0 else finish
-            gang = entry.gang
-            age = now - gang.submitted_at
-            if age > YOUNG:
-                amount = stretch(entry, age)
+            amount = entry.stretch
+            if amount:
                 key *= 1.0 - amount / AGED if amount < AGED else 0.0
                 if amount > AGED:
                     key -= AGED_WEIGHT * (amount - AGED)
-                    if amount >= STARVING and not gang.held:
+                    gang = entry.gang
+                    if amount >= STARVING and not entry.held:
                         starving.append((level, gang.queued_at, gang.job, entry))
-            entry.key = key - owed - TIE * age
-            place = (level, entry.tier)
-            if place in places:
-                places[place].append(entry)
+            entry.key = key - owed - TIE * entry.age
+            if entry.tier == BY_TURN:
+                by_turn.append(entry)
             else:
-                places[place] = [entry]
+                places.setdefault((level, entry.tier), []).append(entry)
         before[group, user] = work
     for entry in _turns(starving):
         places[entry.level, entry.tier].remove(entry)
@@ -264,19 +286,24 @@ def _turns(starving: list[tuple[int, float, str, Entry]]) -> list[Entry]:
     return list(first.values())
 
 
-def stretch(entry: Entry, age: float) -> float:
+def stretch(gang: Gang, size: int, left: float, age: float) -> float:
     """Return how much longer it takes than it runs: (waited) / (runs + 6 h).
 
     What isn't known of its length counts as nothing, so that it is too early rather than late.
+
+    Args:
+        size: slots at its smallest size.
+        left: slot-seconds that it is expected to need still.
+        age: seconds since it was submitted.
     """
-    gang = entry.gang
-    size = gang.workers * entry.per
     ran = whole = gang.attained / size
-    left = gang.remaining
-    if left is not None and (gang.exact or left > 0):
-        whole = ran + entry.left / size
     waited = age - ran
-    return waited / (whole + STRETCH_BASE) if waited > 0 else 0.0
+    if waited <= 0:
+        return 0.0
+    remaining = gang.remaining
+    if remaining is not None and (gang.exact or remaining > 0):
+        whole = ran + left / size
+    return waited / (whole + STRETCH_BASE)
 
 
 def rules_out(gang: Gang, sizes: Sizes, policy: Policy, now: float) -> str:
@@ -286,6 +313,13 @@ def rules_out(gang: Gang, sizes: Sizes, policy: Policy, now: float) -> str:
     if gang.not_before > now:
         return "backoff"
     per, most = sizes(gang.needs)
-    if not gang.admin and sizes.capacity > policy.admin_reserve > 0:
-        most = min(most, (sizes.capacity - policy.admin_reserve) // per)
+    if not gang.admin:
+        most = widest(per, most, sizes, policy)
     return "too wide" if gang.workers > most else ""
+
+
+def widest(per: int, most: int, sizes: Sizes, policy: Policy) -> int:
+    """Return how many of `most` workers of `per` slots a gang may have: not the reserve."""
+    if sizes.capacity > policy.admin_reserve > 0:
+        return min(most, (sizes.capacity - policy.admin_reserve) // per)
+    return most

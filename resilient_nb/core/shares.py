@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from resilient_nb.core.policy import Policy
 
@@ -29,6 +29,8 @@ FORGET = 1.0
 
 #: (group, user)
 Key = tuple[str, str]
+#: What shares are given to.
+Name = TypeVar("Name", str, Key)
 
 
 class Account(NamedTuple):
@@ -55,11 +57,13 @@ class Account(NamedTuple):
     @property
     def idle(self) -> bool:
         """Whether nothing is held, wanted or remembered."""
-        past = max(self.service, self.fair_service)
-        return not (self.wanted or self.held or self.high) and past < FORGET
+        if self.wanted or self.held or self.high:
+            return False
+        return max(self.service, self.fair_service) < FORGET
 
 
 _EMPTY = Account()
+_LN2 = math.log(2)
 
 
 @dataclass(frozen=True)
@@ -102,11 +106,12 @@ def change(
     ledger = _settled(ledger, at, policy)
     at = max(at, ledger.at)
     old = ledger.account(user, group, at, policy)
-    new = old._replace(
-        at=at,
-        wanted=max(0, old.wanted + wanted),
-        held=max(0, old.held + held),
-        high=max(0, old.high + high),
+    new = Account(
+        at,
+        max(0, old.wanted + wanted),
+        max(0, old.held + held),
+        max(0, old.high + high),
+        *old[4:],
     )
     accounts = {**ledger.accounts, (group, user): new}
     due = min(ledger.due, at + SETTLE) if wanted else ledger.due
@@ -123,43 +128,47 @@ def resize(ledger: Ledger, at: float, policy: Policy, capacity: int) -> Ledger:
 def entitlements(ledger: Ledger, policy: Policy) -> dict[Key, float]:
     """Return the slots that each (group, user) is entitled to now: they add up to all slots,
     or to all that is wanted, if that is less."""
-    members: dict[str, list[tuple[str, int]]] = {}
-    for (group, user), account in ledger.accounts.items():
-        if account.wanted > 0:
-            members.setdefault(group, []).append((user, account.wanted))
+    members: dict[str, list[tuple[Key, float, float]]] = {}
+    rules = policy.users
+    for key, account in ledger.accounts.items():
+        if (wanted := account.wanted) > 0:
+            group, user = key
+            row = (key, policy.user_weight(user) if user in rules else 1.0, wanted)
+            if group in members:
+                members[group].append(row)
+            else:
+                members[group] = [row]
     groups = [
-        (g, policy.group_weight(g), sum(want for _, want in users)) for g, users in members.items()
+        (group, policy.group_weight(group), sum([want for _, _, want in rows]))
+        for group, rows in members.items()
     ]
     found: dict[Key, float] = {}
     for group, share in water_fill(groups, ledger.capacity).items():
-        users = [(user, policy.user_weight(user), want) for user, want in members[group]]
-        for user, slots in water_fill(users, share).items():
-            found[group, user] = slots
+        found.update(water_fill(members[group], share))
     return found
 
 
-def water_fill(claims: Sequence[tuple[str, float, float]], supply: float) -> dict[str, float]:
+def water_fill(claims: Sequence[tuple[Name, float, float]], supply: float) -> dict[Name, float]:
     """Share `supply` over (name, weight, demand) by weight, nobody getting more than the demand.
 
     Those whose demand is small against their weight are served first and in full; the rest
     share what is left by weight. Exact, in O(n log n).
     """
-    shares: dict[str, float] = {}
-    weight = sum(w for _, w, _ in claims if w > 0)
-    for name, w, demand in sorted(claims, key=_fill_order):
+    shares: dict[Name, float] = {}
+    # With the key in front rows are sorted without a call for each; names are different.
+    rows = sorted([(d / w if w > 0 else math.inf, name, w, d) for name, w, d in claims])
+    weight = sum([w for _, w, _ in claims if w > 0])
+    for _, name, w, demand in rows:
         if w <= 0 or supply <= 0 or weight <= 0:
             shares[name] = 0.0
             continue
-        share = min(float(demand), supply * min(1.0, w / weight))
+        share = supply * (w / weight) if w < weight else float(supply)
+        if demand <= share:
+            share = float(demand)
         shares[name] = share
         supply -= share
         weight -= w
     return shares
-
-
-def _fill_order(claim: tuple[str, float, float]) -> tuple[float, str]:
-    name, weight, demand = claim
-    return (demand / weight if weight > 0 else math.inf, name)
 
 
 def totals(accounts: Iterable[Account]) -> Account:
@@ -173,34 +182,36 @@ def totals(accounts: Iterable[Account]) -> Account:
 
 def _settled(ledger: Ledger, at: float, policy: Policy) -> Ledger:
     """Return the ledger with the rates of earning that are in force at `at`."""
-    if ledger.due > at:
-        return ledger
     due = ledger.due
-    fair = entitlements(ledger, policy)
-    accounts = {
-        key: _forward(a, due, policy.half_life)._replace(rate=fair.get(key, 0.0))
-        for key, a in ledger.accounts.items()
-    }
-    accounts = {key: a for key, a in accounts.items() if not a.idle}
-    return replace(ledger, accounts=accounts, due=math.inf)
+    if due > at:
+        return ledger
+    fair, accounts = entitlements(ledger, policy), {}
+    for key, old in ledger.accounts.items():
+        new = _forward(old, due, policy.half_life, fair.get(key, 0.0))
+        if new.wanted or not new.idle:
+            accounts[key] = new
+    return Ledger(ledger.at, ledger.capacity, accounts)
 
 
-def _forward(account: Account, at: float, half_life: float) -> Account:
-    """Let the account's past decay and its present add up until `at`, exactly."""
-    last, wanted, held, high, rate, service, high_service, fair_service = account
+def _forward(account: Account, at: float, half_life: float, rate: float | None = None) -> Account:
+    """Let the account's past decay and its present add up until `at`, exactly.
+
+    Args:
+        rate: what is earned from then on (None: what was).
+    """
+    last, wanted, held, high, earned, service, high_service, fair_service = account
+    if rate is None:
+        rate = earned
     passed = at - last
-    if passed <= 0:
+    if passed > 0:
+        decay = _LN2 / half_life
+        keep = math.exp(-decay * passed)
+        weight = -math.expm1(-decay * passed) / decay
+        service = service * keep + held * weight
+        high_service = high_service * keep + high * weight
+        fair_service = fair_service * keep + earned * weight
+        last = at
+    elif rate == earned:
         return account
-    decay = math.log(2) / half_life
-    keep = math.exp(-decay * passed)
-    weight = -math.expm1(-decay * passed) / decay
-    return Account(
-        at,
-        wanted,
-        held,
-        high,
-        rate,
-        service * keep + held * weight,
-        high_service * keep + high * weight,
-        fair_service * keep + rate * weight,
-    )
+    row = (last, wanted, held, high, rate, service, high_service, fair_service)
+    return tuple.__new__(Account, row)  # in half the time of Account(...)

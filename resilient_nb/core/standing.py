@@ -9,9 +9,11 @@ reservation hold as the plan left them; only a plan asks anybody to leave.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import inf
+from operator import attrgetter
 
 from resilient_nb.core import forecast
 from resilient_nb.core.placement import Room, ranks_of
@@ -36,20 +38,26 @@ class Standing:
     Args:
         room: what is free and not set aside for anybody.
         reserve: free slots of it that only the admin lane may have.
-        queue: who waits for slots, in the order of the plan.
+        ahead: the reservation in force.
     """
 
     def __init__(
-        self, room: Room, sizes: Sizes, policy: Policy, reserve: int, ahead: Ahead,
-        queue: list[Entry],
-    ) -> None:  # fmt: skip
+        self, room: Room, sizes: Sizes, policy: Policy, reserve: int, ahead: Ahead
+    ) -> None:
         self._room, self._sizes, self._policy = room, sizes, policy
         self._reserve, self._ahead = reserve, ahead
-        self._lines: dict[int, deque[tuple[int, Entry]]] = {}  # by slots, in the queue's order
-        self._waits: dict[str, int] = {}
+        # By slots, in the queue's order; and up to which place those of a gang are void.
+        self._lines: defaultdict[int, deque[Entry]] = defaultdict(deque)
+        self._void: dict[str, int] = {}
         self._count = 0
-        for entry in queue:
-            self._line_up(entry)
+
+    def line_up(self, queue: list[Entry]) -> None:
+        """Append gangs that wait for slots only, in the order of the plan."""
+        lines = self._lines
+        for count, entry in enumerate(queue, self._count + 1):
+            entry.place = count
+            lines[entry.slots].append(entry)
+        self._count += len(queue)
 
     @property
     def free(self) -> int:
@@ -63,15 +71,16 @@ class Standing:
         per, _ = self._sizes(gang.needs)
         entry = Entry(gang, per, gang.workers * per, forecast.service_left(gang, per), 0)
         # Without a reservation nobody may overtake the first in line.
-        free = self._ahead.job or not self._waits
-        start = self._start(entry, now) if free and self._may(entry, now) else None
+        free = self._may(entry, now) and (self._ahead.job or not any(self._heads()))
+        start = self._start(entry, now) if free else None
         if start is None:
-            self._line_up(entry)
+            self._leave_line(gang.job)
+            self.line_up([entry])
         return start
 
     def withdrawn(self, job: str) -> None:
         """A waiting gang was cancelled."""
-        self._waits.pop(job, None)
+        self._leave_line(job)
         if job == self._ahead.job:
             self._ahead = Ahead()
 
@@ -94,7 +103,7 @@ class Standing:
             found = self._first(tried)
             if found is None:
                 break
-            tried.add(found.gang.job)
+            tried.add(found.job)
             start = self._start(found, now) if self._may(found, now) else None
             if start is not None:
                 starts.append(start)
@@ -104,19 +113,21 @@ class Standing:
 
     def _first(self, tried: set[str]) -> Entry | None:
         """Return the first in the queue among the first of the lines that are left."""
-        best: tuple[int, Entry] | None = None
         fits = inf if not self._ahead.job else self._room.total
-        for slots, line in self._lines.items():
-            while line and self._waits.get(line[0][1].gang.job) != line[0][0]:
-                line.popleft()
-            if line and slots <= fits and line[0][1].gang.job not in tried:
-                best = min(best or line[0], line[0], key=_rank)
-        return best[1] if best else None
+        firsts = [head for head in self._heads() if head.slots <= fits and head.job not in tried]
+        return min(firsts, key=_place, default=None)
 
-    def _line_up(self, entry: Entry) -> None:
-        self._count += 1
-        self._waits[entry.gang.job] = self._count  # an older row of the same gang is void now
-        self._lines.setdefault(entry.slots, deque()).append((self._count, entry))
+    def _heads(self) -> Iterator[Entry]:
+        """Yield the first of each line."""
+        void = self._void
+        for line in self._lines.values():
+            while line and line[0].place <= void.get(line[0].job, 0):
+                line.popleft()
+            if line:
+                yield line[0]
+
+    def _leave_line(self, job: str) -> None:
+        self._void[job] = self._count
 
     def _may(self, entry: Entry, now: float) -> bool:
         gang, ahead = entry.gang, self._ahead
@@ -132,7 +143,7 @@ class Standing:
         if placement is None:
             return None
         self._room.take(placement)
-        self._waits.pop(gang.job, None)
+        self._leave_line(gang.job)
         if gang.job == ahead.job:
             self._ahead = Ahead()
         elif ahead.job and now + entry.left / entry.slots > ahead.at:
@@ -142,5 +153,4 @@ class Standing:
         return Start(gang.job, gang.workers, placement)
 
 
-def _rank(row: tuple[int, Entry]) -> int:
-    return row[0]
+_place = attrgetter("place")

@@ -21,18 +21,14 @@ from resilient_nb.core.views import QueueReport, QueueRow, ShareRow, WhyReport
 from resilient_nb.core.world import World
 
 
-def words(row: Waiting, gang: Gang, hosts: Sequence[Host], made: Plan, now: float) -> str:
-    """Return the rule that holds a waiting gang as a sentence."""
-    total, free = _slots(hosts)
-    return _words(row, gang, (total, free), made, now)
-
-
-def _slots(hosts: Sequence[Host]) -> tuple[int, int]:
+def slots(hosts: Sequence[Host]) -> tuple[int, int]:
+    """Return how many slots there are, and how many of them are free."""
     return sum(h.slots for h in hosts), sum(h.free for h in hosts)
 
 
-def _words(row: Waiting, gang: Gang, slots: tuple[int, int], made: Plan, now: float) -> str:
-    total, free = slots
+def words(row: Waiting, gang: Gang, counts: tuple[int, int], made: Plan, now: float) -> str:
+    """Return the rule that holds a waiting gang as a sentence. `counts`: as of `slots`."""
+    total, free = counts
     match row.rule:
         case "hold":
             return gang.hold
@@ -64,7 +60,7 @@ def why_report(world: World, job: Job, view: QueueView, now: float) -> WhyReport
     gang = next(g for g in view.gangs if g.job == job.id)
     if row is None:
         return WhyReport(job.id, job.state, "starting", "It starts now.", now)
-    text = words(row, gang, view.hosts, made, now)
+    text = words(row, gang, slots(view.hosts), made, now)
     text = " ".join(part for part in (job.message, text) if part)
     starts_at = expected_starts(view, made, now).get(job.id)
     remedies = tuple(_remedies(world, job, gang, view, row, now))
@@ -83,7 +79,7 @@ def _remedies(
             else:
                 yield f"{blocker.id} succeeds; it is {blocker.state}."
         return
-    total, free = _slots(view.hosts)
+    total, free = slots(view.hosts)
     if workers := _largest(view, gang, min(free, gang.workers - 1), now):
         yield (
             f"A smaller gang: `%resilient cancel {job.run}`, then run the cell with "
@@ -150,7 +146,7 @@ def _not_waiting(world: World, job: Job) -> str:
 
 def queue_report(world: World, view: QueueView, now: float) -> QueueReport:
     """Return all unfinished jobs, those that hold a gang first, and everybody's shares."""
-    made, slots = plan(view, now), _slots(view.hosts)
+    made, counts = plan(view, now), slots(view.hosts)
     gangs = {gang.job: gang for gang in view.gangs}
     starts = expected_starts(view, made, now)
     rows = [_row(world, gang, None, None) for gang in view.gangs if gang.held]
@@ -159,7 +155,7 @@ def queue_report(world: World, view: QueueView, now: float) -> QueueReport:
     for position, held in enumerate(waiting, 1):
         gang = gangs[held.job]
         row = _row(world, gang, position, starts.get(held.job))
-        text = _words(held, gang, slots, made, now)
+        text = words(held, gang, counts, made, now)
         reason = "It starts now." if held.rule == "starting" else text
         rows.append(replace(row, reason=reason, rule=held.rule))
     return QueueReport(

@@ -132,6 +132,8 @@ def help_text(topic: str | None = None, surface: Surface = "magic") -> str:
         f"{_prefix(surface)} help cell the options of a cell.",
         f"Example: {_example(VERBS['up'], surface)}",
     ]
+    if surface == "shell":
+        lines.insert(-3, f"  {'simulate':{width}}Compare scheduling policies on a trace of jobs.")
     return "\n".join(lines)
 
 

@@ -173,7 +173,7 @@ CELL = Verb(
             "linear|sqrt", values.one_of(*values.SCALINGS), choices=values.SCALINGS,
         ),
         Option(
-            "--memory", "What each worker needs (2GiB); finds it room, isn't a limit yet.",
+            "--memory", "What each worker and its ranks need (2GiB); finds it room, no limit yet.",
             "SIZE", values.memory, default=0,
         ),
         Option("--cpus", "CPU cores that each worker needs.", "N", values.cores, default=0.0),

@@ -162,14 +162,26 @@ def _catch_sigterm() -> socket.socket:
     signal.signal(signal.SIGTERM, lambda *_: None)
     signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
     theirs.detach()  # the descriptor is the signal module's from now on
-    os.register_at_fork(after_in_child=_let_sigterm_end)
+    os.register_at_fork(
+        before=_hold_sigterm, after_in_parent=_take_sigterm, after_in_child=_let_sigterm_end
+    )
     return ours
+
+
+def _hold_sigterm() -> None:
+    """A child that is ended as soon as it begins must not speak for us: it shares our socket."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+
+
+def _take_sigterm() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
 
 
 def _let_sigterm_end() -> None:
     """In a data-loading process, say: it ends as any other does."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _take_sigterm()
 
 
 def _seed(seed: int) -> None:

@@ -51,6 +51,7 @@ def a_history() -> Story:
     story.then(ev.HeadMoved(story.now, "digits", "digits/00000020-e1", "ada"))
     story.then(ev.CheckpointTagged(story.now, "digits", head, "production"))
     story.run("fork", head).submit("fork").cancel("fork").submit("fork").start("fork")
+    story.then(ev.PriorityInherited(story.now, story.job("fork").id, Priority.URGENT))
     return story.stop(run="fork").end(failed(0), run="fork").fail("fork")
 
 

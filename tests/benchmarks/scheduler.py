@@ -150,8 +150,8 @@ def crowd(case: tuple[str, synthetic.Crowd, float, float]) -> str:
 CROWDS = (
     ("Groups of 3, 2, 4 users", synthetic.Crowd((3, 2, 4), 72, 24), 2.0, 24.0),
     ("... u0.0 floods", synthetic.Crowd((3, 2, 4), 36, 24, floods=True), 2.0, 24.0),
-    ("... u2.3 joins at 12 h", synthetic.Crowd((3, 2, 4), 72, 20, joins=12), 15.0, 16.0),
-    ("4 users, a fifth (u0.4) joins at 12 h", synthetic.Crowd((5,), 80, 20, joins=12), 15.0, 16.0),
+    ("... u2.3 joins at 12 h", synthetic.Crowd((3, 2, 4), 72, 20, joins=12), 15.0, 18.0),
+    ("4 users, a fifth (u0.4) joins at 12 h", synthetic.Crowd((5,), 80, 20, joins=12), 15.0, 18.0),
 )  # fmt: skip  # one line each
 
 

@@ -307,6 +307,7 @@ class FakeTenants:
     leases: dict[str, int]
     looks: int = 3
     asked: list[str] = field(default_factory=list)
+    withdrawn: dict[str, int] = field(default_factory=dict)
 
     def leased(self, host: str) -> int:
         if host in self.asked:
@@ -318,6 +319,9 @@ class FakeTenants:
     def vacate(self, host: str, reason: str) -> None:
         assert reason
         self.asked.append(host)
+
+    def set_busy(self, host: str, slots: int) -> None:
+        self.withdrawn[host] = slots
 
 
 def test_a_worker_that_leases_need_is_vacated_first(cordon: Cordon, dask: FakeScheduler) -> None:
@@ -336,6 +340,7 @@ def test_others_take_over_where_they_can(cordon: Cordon, dask: FakeScheduler) ->
     cordon.lease({"A": 2})
     asyncio.run(dask.handlers["retire_workers"](workers=["a1", "a2"], close_workers=True))
     assert tenants.asked == []
+    assert tenants.withdrawn == {"A": 2}  # at once, before a gang is started there
     assert cordon.covering() == {"a3", "a4"}
     assert dask.retired == [{"workers": ["a1", "a2"], "names": None, "close_workers": True}]
 

@@ -28,7 +28,7 @@ def test_the_documented_example_is_what_it_says() -> None:
         preemption=True,
         grace=15.0,
         patience=120.0,
-        quantum=30.0,
+        quantum=20.0,
         admins=("root",),
         admin_reserve=1,
         limits={Priority.HIGH: Limits(8, 20, 50)},

@@ -523,7 +523,8 @@ def test_shares_converge_to_entitlement(kinds: dict[str, tuple[int, float]]) -> 
     served = cluster.served
     total = sum(served.values())
     for user in USERS:
-        assert served[user] / total == pytest.approx(1 / 3, abs=0.05)
+        # A third each, give or take the tolerance and a gang or two of a small cluster.
+        assert served[user] / total == pytest.approx(1 / 3, abs=ranking.TOLERANCE / 3 + 0.02)
 
 
 @laws
@@ -678,6 +679,20 @@ def test_a_wide_gang_reserves_and_only_what_ends_in_time_passes() -> None:
     assert found.waiting == (Waiting("r#2", "no slots"), Waiting("r#3", "behind", "r#2"))
 
 
+def test_who_is_withdrawn_and_comes_again_is_last_in_line() -> None:
+    held = [running(n, 1, "a") for n in (1, 2, 3)]
+    waiting = [gang(n, remaining=9e4) for n in (4, 5, 6)]
+    view = QueueView((*held, *waiting), (Host("a", 3, 3),), policy=Policy(preemption=False))
+    _, left = decided(view, NOW)
+    left.withdrawn("r#4")
+    left.withdrawn("r#5")
+    assert left.arrived(waiting[0], NOW) is None
+    assert left.arrived(waiting[0], NOW) is None  # and twice is once
+    freed = [left.ended(each, NOW) for each in held]
+    assert [[start.job for start in each] for each in freed] == [["r#6"], ["r#4"], []]
+    assert left.free == 1
+
+
 def test_the_admin_lane_ends_the_deadlock_of_a_used_up_cluster() -> None:
     """All slots are taken by jobs that only the maintenance job could unblock."""
     stuck = [running(n, 2, host) for n, host in ((1, "a"), (2, "b"))]
@@ -748,7 +763,8 @@ def test_elastic_gangs_start_with_all_there_is_and_shrink_for_others() -> None:
     assert {s.job: s.workers for s in alone.starts} == {"r#1": 2, "r#2": 2}
     held = replace(running(1, 4, "a"), workers=1, max_workers=8)
     shrunk = decide(held, gang(2, 2, remaining=100.0))
-    assert [(r.job, r.workers, r.by) for r in shrunk.resizes] == [("r#1", 1, "r#2")]
+    # By no more than the other needs.
+    assert [(r.job, r.workers, r.by) for r in shrunk.resizes] == [("r#1", 2, "r#2")]
     assert rules(shrunk) == {"r#2": "vacating"}
 
 

@@ -150,10 +150,9 @@ class Reservation:
 class Waiting(NamedTuple):
     """A gang that gets nothing now, and the code of the rule that holds it.
 
-    Rules (`explain` turns them into words): "hold" (a dependency), "backoff", "too wide",
+    Rules (`why` turns them into words): "hold" (a dependency), "backoff", "too wide",
     "no slots", "behind" (`behind` is the job it must not delay), "vacating" (slots are being
-    freed for it), "reserve" (only the admin reserve is free), "share" (over its share while
-    others are under theirs).
+    freed for it), "reserve" (only the admin reserve is free).
     """
 
     job: str

@@ -46,8 +46,6 @@ def words(row: Waiting, gang: Gang, counts: tuple[int, int], made: Plan, now: fl
             return "Starts as soon as others have left at a checkpoint to make room."
         case "reserve":
             return f"The {free} free slots are kept for administrators' jobs."
-        case "share":
-            return "Others who have had less than their share come first."
     return f"Needs {_workers(gang.workers)} at once; {free} of {total} slots are free."
 
 

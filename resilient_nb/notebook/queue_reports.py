@@ -25,7 +25,6 @@ RULES = {
     "behind": "It may not delay a gang that comes first",
     "vacating": "Room is being made for it",
     "reserve": "Some slots are kept for administrators",
-    "share": "Shares are fair",
 }
 
 

@@ -368,7 +368,7 @@ def test_no_gang_starts_before_one_of_a_higher_class_that_needs_no_more(
 
         waits = [
             gangs[w.job] for w in moment.plan.waiting
-            if w.rule in ("no slots", "share") and not gangs[w.job].needs.cpus
+            if w.rule == "no slots" and not gangs[w.job].needs.cpus
         ]  # fmt: skip
         for start in moment.plan.starts:
             gang = gangs[start.job]

@@ -11,7 +11,7 @@ TORCH ?= torch==2.13.0
 # Options for `make lab`; root (in a container, say) must be allowed by name.
 LAB ?= $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
 
-.PHONY: demo test unit lab bench soak lint clean
+.PHONY: demo test unit lab bench soak kills crash lint clean
 
 demo: $(READY)
 	$(BIN)/python tests/demo.py
@@ -45,7 +45,22 @@ JOBS ?= 300
 soak: $(READY)
 	RESILIENT_NB_SOAK=$(JOBS) $(BIN)/python -m pytest -s tests/system/test_soak.py
 
+# KILLS kill -9 of ranks, writers and supervisors at random; every run must end with the same bits.
+KILLS ?= 200
+kills: $(READY)
+	$(BIN)/python tests/kills.py $(KILLS)
+
+# POINTS crash points of a checkpoint's commit (kill, EIO, full disk, power loss) and DAMAGES
+# damaged objects, at random from SEED: nothing may be torn, lost or unnoticed.
+POINTS ?= 10000
+DAMAGES ?= 1000
+SEED ?= 1
+crash: $(READY)
+	$(BIN)/python -m tests.crash_points --points $(POINTS) --seed $(SEED)
+	$(BIN)/python -m tests.bit_flips --points $(DAMAGES) --seed $(SEED)
+
 bench: $(READY)
+	$(BIN)/python -m pip show -qq torch-checkpointing || $(BIN)/python -m pip install --quiet -e ".[bench]"
 	$(BIN)/python tests/benchmarks/$(NAME).py
 
 clean:

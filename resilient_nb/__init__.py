@@ -11,15 +11,29 @@ from typing import TYPE_CHECKING, Any
 from resilient_nb._version import __version__
 
 if TYPE_CHECKING:
-    from resilient_nb.api import connect, fork, jobs, load, queue, run, runs
+    from resilient_nb.api import (
+        connect,
+        export,
+        fork,
+        import_checkpoint,
+        jobs,
+        load,
+        queue,
+        run,
+        runs,
+    )
     from resilient_nb.errors import ResilientError
+    from resilient_nb.notebook.diff_reports import diff
     from resilient_nb.notebook.widgets import panel
 
 __all__ = [
     "ResilientError",
     "__version__",
     "connect",
+    "diff",
+    "export",
     "fork",
+    "import_checkpoint",
     "jobs",
     "load",
     "panel",
@@ -38,6 +52,10 @@ def __getattr__(name: str) -> Any:
         from resilient_nb.notebook.widgets import panel
 
         return panel
+    if name == "diff":
+        from resilient_nb.notebook.diff_reports import diff
+
+        return diff
     if name in __all__:
         from resilient_nb import api
 

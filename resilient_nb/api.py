@@ -3,19 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
 import uuid
 from collections.abc import Callable, Generator
+from pathlib import Path
 from typing import Any
 
 from resilient_nb import connection
 from resilient_nb.client import Client, Tls
+from resilient_nb.core.differences import DiffReport
 from resilient_nb.core.explain import failure_text
 from resilient_nb.core.model import JobState
 from resilient_nb.core.names import parse_reference
-from resilient_nb.core.views import CheckpointView, JobView, QueueReport, RunView, WhyReport
-from resilient_nb.errors import CheckpointError, JobCancelled, JobFailed
+from resilient_nb.core.recorded import CheckpointReport
+from resilient_nb.core.retention import parse_keep
+from resilient_nb.core.views import (
+    CheckpointView,
+    JobView,
+    QueueReport,
+    RetentionReport,
+    RunView,
+    WhyReport,
+)
+from resilient_nb.errors import (
+    CheckpointError,
+    ClusterUnreachable,
+    InvalidRequest,
+    JobCancelled,
+    JobFailed,
+    ResilientError,
+)
 from resilient_nb.results import loads
 from resilient_nb.wire import requests as rq
 
@@ -84,7 +103,111 @@ def load(ref: str, into: Any = None, only: str | None = None) -> Any:
     """
     from resilient_nb.loading import load_path
 
-    return load_path(connection.current().resolve(ref).path, into, only)
+    found = connection.current().resolve(ref)
+    return load_path(found.path, into, only, found.copies)
+
+
+def describe(ref: str) -> CheckpointReport:
+    """Return what a checkpoint records: tensors, cell, config, data, versions.
+
+    Raises:
+        UnknownName: there is no such checkpoint.
+        CheckpointError: this process can't see it in the store.
+    """
+    from resilient_nb.storage import describing
+    from resilient_nb.storage.mirrored import open_path
+
+    view = connection.current().resolve(ref)
+    return describing.describe(view, open_path(view.path, view.copies).manifest)
+
+
+def diff(a: str, b: str, only: str | None = None) -> DiffReport:
+    """Compare two checkpoints; tensors are read here, as far as they differ.
+
+    Raises:
+        UnknownName: there is no such checkpoint, or neither has `only`.
+        CheckpointError: this process can't see one in the store.
+        CorruptCheckpoint: a tensor that had to be read is damaged.
+    """
+    from resilient_nb.storage.comparing import Side, compare
+    from resilient_nb.storage.mirrored import open_path
+
+    client = connection.current()
+    views = [client.resolve(ref) for ref in (a, b)]
+    one, other = (Side(view, open_path(view.path, view.copies)) for view in views)
+    return compare(one, other, only)
+
+
+def export(
+    ref: str, path: str | os.PathLike[str], only: str | None = None, *, overwrite: bool = False
+) -> Path:
+    """Write a checkpoint to a file for other programs; return the file's path.
+
+    Args:
+        ref: `run` (its head), `run@step` or `run@tag`.
+        path: ends in .safetensors (any framework) or .pt (a state dict for `torch.load`).
+        only: just this tracked object: the file then has its own names.
+        overwrite: replace the file if there is one.
+
+    Raises:
+        InvalidRequest: the file can't be written.
+        UnknownName: there is no such checkpoint, or it has no `only`.
+        CheckpointError: the format can't hold something of it.
+    """
+    from resilient_nb.interchange import exporting
+    from resilient_nb.storage.mirrored import open_path
+
+    place = Path(path).expanduser().absolute()
+    exporting.check_path(place, overwrite)
+    view = connection.current().resolve(ref)
+    exporting.export_checkpoint(open_path(view.path, view.copies), place, only)
+    return place
+
+
+def import_checkpoint(
+    path: str | os.PathLike[str],
+    run: str,
+    *,
+    name: str | None = None,
+    only: str | None = None,
+    step: int = 0,
+    allow_pickle: bool = False,
+) -> Run:
+    """Begin a new run with what another program saved.
+
+    Args:
+        path: a .safetensors file, a .pt file, or a folder of torch.distributed.checkpoint.
+        run: the new run's name.
+        name: the tracked name that it gets; by default those that the file has, if it holds
+            several objects, else `model`.
+        only: just this entry of the file.
+        step: how many steps of training it counts as.
+        allow_pickle: read a .pt file or DCP folder, which are pickles; it is done with torch's
+            weights-only unpickler.
+
+    Raises:
+        InvalidRequest: the file may not be read, or a name can't be.
+        Conflict: there is a run of this name.
+        CheckpointError: it is damaged, or holds what checkpoints can't.
+    """
+    from resilient_nb.interchange import importing
+    from resilient_nb.interchange.files import Wanted
+
+    if not 0 <= step < 10**18:
+        raise InvalidRequest(f"{step} can't be a step: it is a whole number, 0 or more.")
+    client = connection.current()
+    place = client.begin_import(run)
+    target = importing.Target(run, step, importing.open_runs(place.store, place.cluster_id))
+    wanted = Wanted(name, only, allow_pickle)
+    new = importing.write_import(Path(path).expanduser(), target, wanted)
+    try:
+        client.import_checkpoint(new)
+    except ClusterUnreachable:
+        raise  # the journal may have it
+    except ResilientError:
+        importing.discard(target.runs, new.id)
+        raise
+    return Run(client, run)
 
 
 def fork(ref: str, name: str) -> Run:
@@ -165,7 +288,12 @@ class Job:
             raise JobCancelled(f"Job {self.id} was cancelled at step {view.step}.")
         if not view.returned:
             return {}
-        values: dict[str, Any] = loads(self._client.out(self.id))
+        from resilient_nb.storage.encryption import decrypt_file
+        from resilient_nb.storage.stores import out_key
+
+        run, _, number = self.id.partition("#")
+        payload, key = self._client.out(self.id), out_key(run, int(number))
+        values: dict[str, Any] = loads(decrypt_file(payload, key, f"What {self.id} returned"))
         return values
 
     def __await__(self) -> Generator[Any, None, dict[str, Any]]:
@@ -291,6 +419,19 @@ class Run:
         """Name a checkpoint."""
         return self._client.tag(self._ref(at), tag)
 
+    def retain(self, keep: str | None = None, *, dry_run: bool = False) -> RetentionReport:
+        """Drop the checkpoints that a rule doesn't keep; return what became of each, and why.
+
+        The head, tags, origins of forks and whatever a job needs are always kept.
+
+        Args:
+            keep: "5" (the last), "last=5,every=1000,best=3:loss", "all" or "auto"; None for the
+                rule that the run's newest job was submitted with.
+            dry_run: drop nothing, only say what would be dropped.
+        """
+        rule = None if keep is None else parse_keep(keep)
+        return self._client.retain(rq.Retain(self.name, rule, dry_run))
+
     def fork(self, name: str, at: str | int | None = None) -> Run:
         """Begin a new run here, or at a step or tag."""
         self._client.fork(self.name if at is None else self._ref(at), name)
@@ -301,7 +442,8 @@ class Run:
         from resilient_nb.loading import load_path
 
         ref = self.name if at is None else self._ref(at)
-        return load_path(self._client.resolve(ref).path, into, only)
+        found = self._client.resolve(ref)
+        return load_path(found.path, into, only, found.copies)
 
     def _ref(self, text: str | int) -> str:
         text = str(text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from resilient_nb.errors import InvalidRequest, ResilientError
-from resilient_nb.notebook.execute import execute
+from resilient_nb.notebook.execute import Unsound, execute
 from resilient_nb.notebook.options import parse_arguments
 from resilient_nb.wire.codec import to_json
 
@@ -20,6 +20,9 @@ def main(arguments: list[str] | None = None) -> int:
         if shown is not None and str(shown):
             print(shown)
         return 0
+    except Unsound as report:
+        print(report)
+        return 1
     except ResilientError as error:
         if "--json" in words:
             print(to_json({"error": error.to_wire()}).decode())

@@ -24,11 +24,13 @@ from distributed.core import send_recv
 from distributed.security import Security
 
 from resilient_nb.config import load_settings
+from resilient_nb.core.model import Checkpoint
 from resilient_nb.core.views import (
     CheckpointView,
     ClusterView,
     JobView,
     QueueReport,
+    RetentionReport,
     RunView,
     WhyReport,
 )
@@ -299,6 +301,18 @@ class Client:
     def fork(self, ref: str, name: str) -> RunView:
         """Begin a new run at a checkpoint."""
         return self.request(rq.Fork(ref, name), RunView)
+
+    def begin_import(self, run: str) -> rq.ImportPlace:
+        """Return where the first checkpoint of a new run is to be written."""
+        return self.request(rq.BeginImport(run), rq.ImportPlace)
+
+    def import_checkpoint(self, checkpoint: Checkpoint) -> RunView:
+        """Begin a run with a checkpoint that was written to the cluster's store."""
+        return self.request(rq.Import(checkpoint), RunView)
+
+    def retain(self, message: rq.Retain) -> RetentionReport:
+        """Drop the checkpoints of a run that a rule doesn't keep."""
+        return self.request(message, RetentionReport)
 
     def log(self, message: rq.ReadLog) -> rq.LogPiece:
         """Return a piece of a rank's output."""

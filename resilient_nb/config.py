@@ -8,8 +8,9 @@ import socket
 import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from resilient_nb.core.places import Place, Places, check_url, is_url, scheme, sub_folder
 from resilient_nb.errors import InvalidRequest
 
 
@@ -22,7 +23,7 @@ class Settings:
     """
 
     home: Path
-    store: Path
+    store: Place
     host: str  # this machine's name among the cluster's hosts
     user: str
     slots: int = 1  # ranks that fit on one Dask worker
@@ -35,11 +36,20 @@ class Settings:
     policy: str = ""  # the administrator's policy file; "": policy.toml in the home
     hub_api: str = ""  # JupyterHub's API, asked who a token belongs to; "": there is no Hub
     owner: str = ""  # the OS user that an embedded cluster belongs to (set by its watchdog)
+    replicas: Places = ()  # where second copies of all checkpoints are kept
+    shelf: str = "/dev/shm"  # where copies of checkpoints are kept in memory
+    key_file: str = ""  # keys that the store is encrypted with; see `storage.keys`
+    encrypt: Literal["auto", "on", "off"] = "auto"  # whether it is; auto: if there is a key
 
     @property
-    def runs(self) -> Path:
+    def runs(self) -> Place:
         """Where checkpoints live: one folder a run."""
-        return self.store / "runs"
+        return sub_folder(self.store, "runs")
+
+    @property
+    def blobs(self) -> Path:
+        """Where captured values arrive; if the store is far away, they are sent on from here."""
+        return Path(self.home if is_url(self.store) else self.store) / "blobs"
 
     @property
     def cluster_file(self) -> Path:
@@ -69,7 +79,7 @@ def load_settings(environment: dict[str, str] | None = None) -> Settings:
     home = Path(env.get("RESILIENT_NB_HOME") or "~/.resilient_nb").expanduser().absolute()
     values: dict[str, Any] = {
         "home": home,
-        "store": home / "store",
+        "store": str(home / "store"),
         "host": socket.gethostname(),
         "user": getpass.getuser(),
     }
@@ -90,12 +100,21 @@ def load_settings(environment: dict[str, str] | None = None) -> Settings:
 
 
 _WORDS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+_WORDS |= {"on": True, "off": False}
 
 
 def _read(name: str, kind: str, value: Any) -> Any:
     try:
         if kind == "Path":
             return Path(value).expanduser().absolute()
+        if kind == "Place":
+            return _shared(read_place(value))
+        if kind == "Places":
+            rows = value if isinstance(value, list | tuple) else str(value).split(",")
+            return tuple(_shared(read_place(row)) for row in rows if str(row).strip())
+        if kind.startswith("Literal"):
+            text = str(value).lower()
+            return "auto" if text == "auto" else "on" if _WORDS[text] else "off"
         if kind == "bool":
             return _WORDS[str(value).lower()]
         if kind.startswith("int"):
@@ -103,6 +122,24 @@ def _read(name: str, kind: str, value: Any) -> Any:
         return float(value) if kind == "float" else str(value)
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidRequest(f"Setting {name} can't be {value!r}; it is a {kind}.") from error
+
+
+def read_place(value: object) -> Place:
+    """Return the absolute path, or the URL, that somebody wrote.
+
+    Raises:
+        InvalidRequest: a URL that can't hold a store.
+    """
+    text = str(value).strip()
+    if scheme(text) == "file":
+        text = text.partition("://")[2]
+    return check_url(text) if is_url(text) else str(Path(text).expanduser().absolute())
+
+
+def _shared(place: Place) -> Place:
+    if scheme(place) == "memory":
+        raise InvalidRequest(f"{place} is gone with its process: use a folder or a bucket.")
+    return place
 
 
 def _count(value: Any) -> int:

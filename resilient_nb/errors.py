@@ -96,9 +96,23 @@ class CannotStore(CheckpointError):
 
 
 class CorruptCheckpoint(CheckpointError):
-    """A stored value doesn't match its digest; the message names it."""
+    """A stored value doesn't match its digest; the message names it.
+
+    Attributes:
+        checkpoint: which one is damaged, by its identity, where that is known.
+    """
 
     code = "corrupt-checkpoint"
+
+    def __init__(self, message: str = "", checkpoint: str = "") -> None:
+        super().__init__(message)
+        self.checkpoint = checkpoint
+
+
+class KeyMissing(CheckpointError):
+    """What is stored is encrypted, and this process lacks the key; the message names it."""
+
+    code = "key-missing"
 
 
 class StaleEpoch(ResilientError):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from resilient_nb.errors import CheckpointError, UnknownName
-from resilient_nb.storage.checkpoints import Checkpoint, open_checkpoint
-from resilient_nb.storage.tree import TensorLeaf, unflatten
+from resilient_nb.storage.mirrored import open_path
+from resilient_nb.storage.reading import Checkpoint
+from resilient_nb.storage.tree import tensor_names
 
 
 class State(Mapping[str, Any]):
@@ -24,20 +25,30 @@ class State(Mapping[str, Any]):
         self.ref = f"{manifest.run}@{manifest.step}"
         self.step = manifest.step
         self.metrics = dict(manifest.metrics)
-        self.path = str(checkpoint.path)
+        self.path = checkpoint.path
 
     def __repr__(self) -> str:
         return f"<{self.ref}: {', '.join(self._documents) or 'no tracked objects'}>"
 
     def __getitem__(self, name: str) -> Any:
-        from resilient_nb.rank.tensors import from_leaf, map_leaves
+        return self.read(name)
 
-        if name not in self._documents:
-            raise UnknownName(
-                f"Checkpoint {self.ref} has no {name!r}; it has: {', '.join(self._documents)}."
-            )
-        leaves = _Leaves(self._checkpoint)
-        return map_leaves(unflatten(self._documents[name], leaves), from_leaf)
+    def read(self, name: str, into: Any = None) -> Any:
+        """Return a tracked object's state.
+
+        Args:
+            name: of the tracked object.
+            into: a module or optimizer; its own tensors are filled where they fit, and are then
+                in what is returned.
+        """
+        from resilient_nb.rank.live import live_tensors
+        from resilient_nb.rank.stored import read_state
+
+        self._check(name)
+        document = self._documents[name]
+        live = None if into is None else live_tensors(into, name)
+        places = {tensor: tensor for tensor in tensor_names(document)}
+        return read_state(self._checkpoint, document, places, live)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._documents)
@@ -45,8 +56,15 @@ class State(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self._documents)
 
-    def names(self) -> list[str]:
-        """Return the names of all tensors, as they are in the Zarr group."""
+    def names(self, only: str | None = None) -> list[str]:
+        """Return the names of all tensors, as they are in the Zarr group; nothing is read.
+
+        Args:
+            only: just those of this tracked object.
+        """
+        if only is not None:
+            self._check(only)
+            return tensor_names(self._documents[only])
         return [n for n in self._checkpoint.names() if not n.startswith("rank-")]
 
     def tensor(self, name: str) -> Any:
@@ -54,48 +72,44 @@ class State(Mapping[str, Any]):
 
         Raises:
             CheckpointError: there is none of this name.
-            CorruptCheckpoint: its bytes don't match its digest.
+            CorruptCheckpoint: its bytes don't match their checksum.
         """
         from resilient_nb.rank.tensors import from_leaf
 
         return from_leaf(self._checkpoint.read(name))
 
-
-class _Leaves(Mapping[str, TensorLeaf]):
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self._checkpoint = checkpoint
-
-    def __getitem__(self, name: str) -> TensorLeaf:
-        return self._checkpoint.read(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._checkpoint.names())
-
-    def __len__(self) -> int:
-        return len(self._checkpoint.names())
+    def _check(self, name: str) -> None:
+        if name not in self._documents:
+            raise UnknownName(
+                f"Checkpoint {self.ref} has no {name!r}; it has: {', '.join(self._documents)}."
+            )
 
 
-def load_path(path: str, into: Any = None, only: str | None = None) -> Any:
+def load_path(
+    path: str, into: Any = None, only: str | None = None, copies: Sequence[str] = ()
+) -> Any:
     """Open the checkpoint at `path`.
 
     Args:
-        path: the checkpoint's Zarr group.
+        path: the checkpoint's Zarr group, a path or URL.
         into: a module (or anything with `load_state_dict`) to fill, or a dict of them by name.
         only: return just this tracked object's state.
+        copies: where the same checkpoint may be read if something of it is lost or damaged.
 
     Returns:
         `into` filled, or the state of `only`, or a lazy `State`.
 
     Raises:
         CheckpointError: nothing is there, or it doesn't fit `into`.
+        CorruptCheckpoint: it is damaged. Tensors of `into` may have been filled already.
     """
-    state = State(open_checkpoint(path))
+    state = State(open_path(path, copies))
     if into is None:
         return state if only is None else state[only]
     targets = into if isinstance(into, dict) else {only or _fitting(state, into): into}
     for name, target in targets.items():
         try:
-            target.load_state_dict(state[name])
+            target.load_state_dict(state.read(name, target))
         except (RuntimeError, ValueError, KeyError) as error:
             raise CheckpointError(f"{name!r} of {state.ref} doesn't fit: {error}") from error
     return into

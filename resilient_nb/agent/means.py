@@ -12,6 +12,7 @@ from distributed.system import MEMORY_LIMIT
 
 from resilient_nb.config import Settings
 from resilient_nb.core.model import Resources
+from resilient_nb.core.places import Place, is_url
 
 _NVIDIA = Path("/proc/driver/nvidia/gpus")
 _DEVICES = Path("/dev")
@@ -46,9 +47,11 @@ def visible_gpus(environment: Mapping[str, str] = os.environ) -> int:
     return sum(path.name[6:].isdigit() for path in _DEVICES.glob("nvidia*"))
 
 
-def store_free(store: Path) -> int | None:
+def store_free(store: Place) -> int | None:
     """Return the free bytes of the store's file system, None if it can't be said."""
-    place = store
+    if is_url(store):
+        return None
+    place = Path(store)
     try:
         while not place.exists() and place != place.parent:
             place = place.parent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 from dataclasses import replace
 from typing import Any
@@ -12,17 +13,21 @@ from distributed.diagnostics.plugin import WorkerPlugin
 
 from resilient_nb.agent.link import SupervisorLink
 from resilient_nb.agent.means import slot_of, store_free
+from resilient_nb.agent.shelving import Shelving
 from resilient_nb.agent.tails import Tails
 from resilient_nb.config import Settings, load_settings
 from resilient_nb.supervisor.place import Place
-from resilient_nb.wire.codec import ORDER, PROTOCOL, REPORT, build, plain
+from resilient_nb.wire.codec import ORDER, PROTOCOL, REPORT, SHELF, build, plain
 from resilient_nb.wire.orders import (
     ORDERS,
     Acknowledge,
+    Launch,
+    PutBack,
     RankRow,
     Report,
     ReportReply,
     Sample,
+    Shelve,
 )
 
 logger = logging.getLogger(__name__)
@@ -47,6 +52,7 @@ class AgentPlugin(WorkerPlugin):
         self._worker = worker
         self._config = self._settings or load_settings()
         self._link: SupervisorLink | None = None
+        self._shelving: Shelving | None = None
         self._ranks: tuple[RankRow, ...] = ()
         self._facts: dict[str, dict[str, Any]] = {}
         self._samples: dict[tuple[str, int, int], Sample] = {}
@@ -55,12 +61,15 @@ class AgentPlugin(WorkerPlugin):
         self._store_free: int | None = None
         self._news = asyncio.Event()
         worker.stream_handlers[ORDER] = self._order
+        worker.handlers[SHELF] = self._read_shelf
         self._tasks = [asyncio.create_task(self._serve(), name="resilient_nb agent")]
 
     def teardown(self, worker: Worker) -> None:
         """Stop reporting. The supervisor and its ranks go on."""
         for task in self._tasks:
             task.cancel()
+        if self._shelving is not None:
+            self._shelving.close()
 
     # --- orders down --------------------------------------------------------------------
 
@@ -68,8 +77,14 @@ class AgentPlugin(WorkerPlugin):
         # An exception in a stream handler would close the worker for good.
         try:
             message = ORDERS.unpack(order)
-            if self._link is not None:
-                self._link.send(message)
+            if self._link is None or self._shelving is None:
+                return  # it comes again
+            if isinstance(message, (Shelve, PutBack)):
+                self._shelving.obey(message)
+                return
+            if isinstance(message, Launch) and message.attempt.memory_copies:
+                self._shelving.prepare()
+            self._link.send(message)
         except Exception:
             logger.exception("resilient_nb: an order was not understood")
 
@@ -104,6 +119,7 @@ class AgentPlugin(WorkerPlugin):
         self._link = SupervisorLink(
             place, lambda: place.start(RANK_ENTRY, self._config.orphan_grace), self._heard
         )
+        self._shelving = Shelving(self._config, place, self._ask_peer)
         self._tasks.append(asyncio.create_task(self._link.run(), name="resilient_nb link"))
         self._tasks.append(asyncio.create_task(self._look(), name="resilient_nb disk"))
         while True:
@@ -172,6 +188,8 @@ class AgentPlugin(WorkerPlugin):
         reply.pop("cluster_id")
         known = build(ReportReply, reply)
         self._tails.confirm(known.log_sizes)
+        if self._speaks and self._shelving is not None:
+            self._shelving.keep(known.shelf)
         for name in known.acknowledged:
             self._facts.pop(name, None)
         if known.acknowledged:
@@ -187,6 +205,7 @@ class AgentPlugin(WorkerPlugin):
         ]
 
     def _make_report(self, facts: dict[str, dict[str, Any]], logs: list[Any]) -> Report:
+        shelving = self._shelving
         return Report(
             agent=self._worker.address,
             host=self._config.host,
@@ -199,4 +218,19 @@ class AgentPlugin(WorkerPlugin):
             logs=tuple(logs),
             slot=self._slot,
             store_free=self._store_free,
+            shelf=shelving.there if shelving is not None and self._speaks else None,
+            shelf_trouble=dict(shelving.trouble) if shelving is not None else {},
         )
+
+    # --- memory copies ------------------------------------------------------------------
+
+    async def _read_shelf(self, what: str, key: str, offset: int) -> dict[str, Any]:
+        """Answer another host's agent."""
+        if self._shelving is None:
+            return {"error": errno.ENOENT}
+        return await self._shelving.read(what, key, offset)
+
+    async def _ask_peer(self, agent: str, what: str, key: str, offset: int) -> dict[str, Any]:
+        peer = self._worker.rpc(agent)
+        reply: dict[str, Any] = await getattr(peer, SHELF)(what=what, key=key, offset=offset)
+        return reply

@@ -22,6 +22,8 @@ from resilient_nb.errors import (
     InvalidRequest,
     ResilientError,
 )
+from resilient_nb.supervisor.place import Place
+from resilient_nb.supervisor.shelf import drop as drop_shelf
 
 Say = Callable[[str], None]
 _START_PATIENCE = 90.0
@@ -168,4 +170,6 @@ def end_supervisors(home: Path) -> None:
                 end_tree(process)
         except (psutil.Error, ValueError, FileNotFoundError):
             continue
+    for folder in home.glob("supervisors/*/"):
+        drop_shelf(Place(folder))  # of one that was killed
     shutil.rmtree(home / "supervisors", ignore_errors=True)

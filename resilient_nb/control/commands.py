@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from resilient_nb._version import __version__
 from resilient_nb.control.admission import Admission, is_admin
 from resilient_nb.control.engine import Engine
+from resilient_nb.control.storing import Storing
 from resilient_nb.core import events as ev
 from resilient_nb.core import lookup
+from resilient_nb.core.lineage import imported
 from resilient_nb.core.model import Checkpoint, Job, JobState, Run, StopReason
 from resilient_nb.core.names import check_name, job_id, parse_reference
+from resilient_nb.core.places import Places, sub_folder
+from resilient_nb.core.replicas import replicas_of, wanted_in
 from resilient_nb.core.views import (
     CheckpointView,
     ClusterView,
     JobView,
+    RetentionReport,
     RunView,
     checkpoint_view,
     run_view,
@@ -30,17 +34,24 @@ from resilient_nb.errors import (
     NotAllowed,
     UnknownName,
 )
-from resilient_nb.storage.blobs import BlobStore
+from resilient_nb.storage.stores import out_key
 from resilient_nb.wire import requests as rq
 
 
 class Commands:
     """Answers one request at a time, without awaiting."""
 
-    def __init__(self, engine: Engine, address: str) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        address: str,
+        storing: Storing | None = None,
+        replicated: Callable[[Places, str], str] = lambda places, identity: "",
+    ) -> None:
         self._engine = engine
         self._address = address
-        self._blobs = BlobStore(engine.settings.store / "blobs")
+        self._storing = storing or Storing(engine.settings)
+        self._replicated = replicated
         self._user = engine.settings.user  # who asks now
 
     def __call__(self, request: Any, user: str) -> Any:
@@ -77,6 +88,12 @@ class Commands:
                 return self._tag(request)
             case rq.Fork():
                 return self._fork(request)
+            case rq.BeginImport():
+                return self._begin_import(check_name(request.run))
+            case rq.Import():
+                return self._import(request.checkpoint)
+            case rq.Retain():
+                return self._retain(request)
             case rq.Resolve():
                 return self._checkpoint_view(self.resolve(request.ref))
             case rq.ListJobs():
@@ -89,7 +106,7 @@ class Commands:
                     job.id, request.rank, request.epoch, request.offset, request.limit
                 )
             case rq.ReadOut():
-                return self._read_out(request)
+                return self.out_reader(request)()
             case rq.VacateAll():
                 return self._vacate_all()
         raise InvalidRequest(f"The control plane doesn't know {type(request).__name__}.")
@@ -108,21 +125,43 @@ class Commands:
         return lookup.run(self._engine.world, name)
 
     def _root(self) -> str:
-        return str(self._engine.settings.runs)
+        return self._engine.settings.runs
 
     def _checkpoint_view(self, checkpoint: Checkpoint) -> CheckpointView:
         run = self._engine.world.runs[checkpoint.run]
-        return checkpoint_view(run, checkpoint, self._root())
+        return self._with_copies(run, (checkpoint_view(run, checkpoint, self._root()),))[0]
 
     def _run_view(self, name: str) -> RunView:
-        return run_view(self._engine.world, self._run(name), self._root())
+        run = self._run(name)
+        view = run_view(self._engine.world, run, self._root())
+        return replace(view, checkpoints=self._with_copies(run, view.checkpoints))
+
+    def _with_copies(
+        self, run: Run, views: tuple[CheckpointView, ...]
+    ) -> tuple[CheckpointView, ...]:
+        """Return checkpoints with what is known of their second copies."""
+        world, always = self._engine.world, self._engine.settings.replicas
+        places, wanted = replicas_of(world, run.name, always), wanted_in(world, run.name, always)
+        if not places:
+            return views
+        return tuple(
+            replace(
+                view,
+                copies=tuple(sub_folder(place, "runs", view.id) for place in places),
+                replicated=self._replicated(wanted, view.id),
+            )
+            for view in views
+        )
 
     def _put_blob(self, request: rq.PutBlob) -> int:
         self._check_store()
-        complete = self._blobs.append_upload(
+        complete = self._storing.blobs.append_upload(
             request.digest, request.offset, request.data, request.total
         )
-        return request.total if complete else request.offset + len(request.data)
+        if not complete:
+            return request.offset + len(request.data)
+        self._storing.captured(request.digest, ())  # which has it sent on, if the store is far
+        return request.total
 
     # --- submitting ---------------------------------------------------------------------
 
@@ -140,7 +179,7 @@ class Commands:
         admission = Admission(self._engine.world, self._engine.settings, self._user)
         spec, asked, told = admission.admit(name, request.spec, self._engine.now())
         self._check_store()
-        if spec.captured and not self._blobs.has(spec.captured):
+        if spec.captured and not self._storing.blobs.has(spec.captured):
             raise InvalidRequest("The captured values did not arrive: submit the cell again.")
         prelude, message = self._start_point(name, request)
         number = len(self._engine.world.runs[name].jobs) + 1 if name in self._known() else 1
@@ -176,8 +215,11 @@ class Commands:
         run = self._run(name)
         self._check_owner(run)
         self._check_idle(run)
+        first = imported(run)
+        over = "starts over" if first is None else "starts over from the import"
         if request.resume == "never":
-            return [ev.HeadMoved(now, name, None)], "Starts over; earlier checkpoints are kept."
+            text = f"{over.capitalize()}; earlier checkpoints are kept."
+            return [ev.HeadMoved(now, name, first)], text
         if request.resume != "auto":
             target = self._in_run(run, request.resume)
             return [ev.HeadMoved(now, name, target.id)], f"Goes on from step {target.step}."
@@ -185,8 +227,8 @@ class Commands:
             return [], ""
         head = self._engine.world.checkpoint(run.head)
         if head.run == name and self._is_end(head):
-            text = f"{head.job} had finished: starts over; earlier checkpoints are kept."
-            return [ev.HeadMoved(now, name, None)], text
+            text = f"{head.job} had finished: {over}; earlier checkpoints are kept."
+            return [ev.HeadMoved(now, name, first)], text
         return [], f"Goes on from step {head.step} (--resume never starts over)."
 
     def _fork_again(self, run: Run, ref: str) -> tuple[list[ev.Event], str]:
@@ -201,6 +243,8 @@ class Commands:
 
     def _is_end(self, head: Checkpoint) -> bool:
         """Whether a checkpoint is the last of a job that succeeded: nothing is left to do."""
+        if not head.job:
+            return False  # imported
         job = self._engine.world.jobs[head.job]
         own = [c for c in self._run(head.run).checkpoints.values() if c.job == head.job]
         return job.state is JobState.SUCCEEDED and own[-1].id == head.id
@@ -234,31 +278,7 @@ class Commands:
             )
 
     def _check_store(self) -> None:
-        store = self._engine.settings.store
-        try:
-            for folder in (store / "runs", store / "blobs", store / "out"):
-                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if not os.access(store / "runs", os.W_OK | os.X_OK):
-                raise PermissionError(13, "no permission to write")
-            self._claim(store)
-        except OSError as error:
-            raise CheckpointError(
-                f"The store {store} can't be written: {error.strerror or error}. Make it writable "
-                "for the cluster's user, or set RESILIENT_NB_STORE to another place and restart it."
-            ) from error
-
-    def _claim(self, store: Path) -> None:
-        """One journal to a store: two would write different checkpoints to one path."""
-        mine, owner = self._engine.world.cluster_id, store / "cluster"
-        try:
-            with owner.open("x") as file:
-                file.write(mine)
-        except FileExistsError:
-            if owner.read_text() not in ("", mine):
-                raise CheckpointError(
-                    f"The store {store} belongs to another cluster, or to an older journal. Set "
-                    "RESILIENT_NB_STORE to an empty folder and restart the cluster."
-                ) from None
+        self._storing.check(self._engine.world.cluster_id)
 
     # --- the other verbs ----------------------------------------------------------------
 
@@ -356,6 +376,37 @@ class Commands:
         self._engine.record(ev.RunCreated(self._engine.now(), request.name, origin.id, self._user))
         return self._run_view(request.name)
 
+    def _begin_import(self, name: str) -> rq.ImportPlace:
+        self._check_store()
+        if name in self._known():
+            raise Conflict(f"Run {name} exists already: import under another name.")
+        return rq.ImportPlace(self._engine.settings.store, self._engine.world.cluster_id)
+
+    def _import(self, new: Checkpoint) -> RunView:
+        """Begin a run with a checkpoint that was written to the store by who asks."""
+        name, now = check_name(new.run), self._engine.now()
+        self._check_store()
+        if name in self._known():
+            known = self._run(name).checkpoints.get(new.id)
+            if known is None or known.digest != new.digest or known.job:
+                raise Conflict(f"Run {name} exists already: import under another name.")
+            return self._run_view(name)  # a repeated request
+        place = self._engine.settings.store
+        if not self._storing.has((place,), f"runs/{new.id}/zarr.json"):
+            raise CheckpointError(
+                f"Checkpoint {new.id} is not in the cluster's store ({place}): import it where "
+                "that store can be written."
+            )
+        events = ev.RunCreated(now, name, user=self._user), ev.CheckpointImported(now, new)
+        self._engine.record(*events)
+        return self._run_view(name)
+
+    def _retain(self, request: rq.Retain) -> RetentionReport:
+        run = self._run(request.run)
+        if not request.dry_run:
+            self._check_owner(run)
+        return self._engine.keeping.retain(run.name, request.keep, request.dry_run)
+
     def _jobs(self, request: rq.ListJobs) -> list[JobView]:
         jobs = [
             job
@@ -368,19 +419,23 @@ class Commands:
         names = [request.run] if request.run else list(reversed(self._known()))
         return [self._run_view(name) for name in names]
 
-    def _read_out(self, request: rq.ReadOut) -> rq.OutPiece:
+    def out_reader(self, request: rq.ReadOut) -> Callable[[], rq.OutPiece]:
+        """Return what answers the request; it may wait for a network, and needs nothing here."""
         job = self.job(request.job)
         if not job.returned:
             raise UnknownName(f"Job {job.id} is {job.state} and has returned nothing.")
-        path = Path(self._engine.settings.store, "out", job.run, str(job.number), "out.pkl")
-        try:
-            with path.open("rb") as file:
-                file.seek(request.offset)
-                return rq.OutPiece(file.read(request.limit), path.stat().st_size)
-        except FileNotFoundError:
-            raise UnknownName(
-                f"What {job.id} returned is no longer in the store ({path}): run the cell again."
-            ) from None
+        storing, place = self._storing, self._engine.settings.store
+
+        def read() -> rq.OutPiece:
+            piece = storing.read_out(job.run, job.number, request.offset, request.limit)
+            if piece is None:
+                raise UnknownName(
+                    f"What {job.id} returned is no longer in the store "
+                    f"({sub_folder(place, out_key(job.run, job.number))}): run the cell again."
+                )
+            return piece
+
+        return read
 
     def _vacate_all(self) -> list[str]:
         if not is_admin(self._engine.world.policy, self._engine.settings, self._user):
@@ -405,7 +460,7 @@ class Commands:
             address=self._address,
             cluster_id=world.cluster_id,
             version=__version__,
-            store=str(engine.settings.store),
+            store=engine.settings.store,
             slots=sum(host.slots for host in hosts),
             used=sum(host.used for host in hosts),
             max_workers=engine.settings.max_workers,

@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from resilient_nb.control.preflight import lacks_room
 from resilient_nb.core import dependencies, scheduling, why
 from resilient_nb.core import events as ev
 from resilient_nb.core.accounting import group_of
@@ -210,6 +211,10 @@ class Dispatcher:
             promised=now - self._promises.get(job.id, -_HOLDS_FOR) <= _HOLDS_FOR,
         )
 
+    def look_again(self) -> None:
+        """Check at once what jobs lacked before they could start."""
+        self._checks.clear()
+
     def _hold(self, job: Job, now: float) -> str:
         until, text = self._checks.get(job.id, (0.0, ""))
         return dependencies.hold(self._engine.world, job) or (text if now < until else "")
@@ -282,6 +287,8 @@ class Dispatcher:
         if text:
             self._checks[job.id] = (engine.now() + _CHECK_AGAIN, text)
             self.stale = True
+            if lacks_room(engine.world, job, engine.hosts.store_free()):
+                engine.keeping.lacks_room(job)
         else:
             self._checks.pop(job.id, None)
         return not text

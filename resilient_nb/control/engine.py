@@ -15,11 +15,14 @@ from dataclasses import dataclass, replace
 from resilient_nb.config import Settings
 from resilient_nb.control.dispatch import Dispatcher
 from resilient_nb.control.hosts import Hosts, ranks_of
+from resilient_nb.control.keeping import Keeping
 from resilient_nb.control.launching import Launches
 from resilient_nb.control.live import SHOWN_POINTS, LiveTable
 from resilient_nb.control.logs import LogStore
+from resilient_nb.control.memory import Memory
 from resilient_nb.core import events as ev
-from resilient_nb.core import lifecycle, recovery
+from resilient_nb.core import lifecycle, recovery, retention
+from resilient_nb.core.damage import known_damaged, newest_whole
 from resilient_nb.core.model import (
     Failure,
     Job,
@@ -27,6 +30,7 @@ from resilient_nb.core.model import (
     Outcome,
     Placement,
     RankEnd,
+    Run,
     StopReason,
 )
 from resilient_nb.core.policy import Policy
@@ -77,6 +81,8 @@ class Engine:
         self._on_host: dict[str, dict[str, None]] = {}  # the jobs with ranks there
         self._ending: dict[str, None] = {}  # jobs of which ranks have ended
         self.queue = Dispatcher(self)
+        self.keeping = Keeping(self)
+        self.memory = Memory(self, shell.launch)
         now = shell.clock()
         for job in self._holding():
             self._ending[job.id] = None
@@ -137,7 +143,7 @@ class Engine:
                 position=self.queue.position(job),
                 starts_at=self.queue.starts_at(job),
             )
-        return job_view(self.world, job, live, str(self.settings.runs))
+        return job_view(self.world, job, live, self.settings.runs)
 
     def _load_series(self, job: str) -> None:
         """Read what was measured before this process began, once."""
@@ -166,8 +172,10 @@ class Engine:
                 logger.warning("a fact from %s was not understood: %s", report.host, error)
         if report.speaks:
             self._reconcile(report)
+            self.memory.reported(report)
         self.settle()
-        return orders.ReportReply(tuple(identity for identity, _ in report.facts), sizes)
+        shelf = self.memory.rules(report.host) if report.speaks else {}
+        return orders.ReportReply(tuple(identity for identity, _ in report.facts), sizes, shelf)
 
     def agent_gone(self, agent: str) -> None:
         """A Dask worker left. Its host's ranks go on; a new agent will adopt them."""
@@ -191,7 +199,14 @@ class Engine:
         if (slots := self.hosts.capacity()) != self.world.ledger.capacity:
             self.record(ev.CapacityChanged(now, slots))
         self.queue.tick()
+        self.memory.look()
         self._unsettled = True
+        self.settle()
+
+    def look_again(self) -> None:
+        """Something is known of the store that jobs may have waited for."""
+        self.queue.look_again()
+        self._touch()
         self.settle()
 
     def set_policy(self, policy: Policy) -> None:
@@ -267,6 +282,7 @@ class Engine:
         hosts = {rank: host for host, rank in ranks_of(job.placement)}
         self.live.begin(job.id, hosts, self.now())
         self._launches.prepare(job)
+        self.memory.look_at(job)
 
     def resize(self, decision: Resize) -> None:
         """Have an elastic gang go on with another number of workers."""
@@ -293,6 +309,10 @@ class Engine:
                 self._rank_done(fact, host)
             case orders.CheckpointWritten():
                 self._checkpoint_written(fact)
+            case orders.CheckpointFailed():
+                if (job := self._current(fact.job, fact.epoch)) is not None:
+                    self.keeping.checkpoint_failed(job, fact)
+                    self._shell.changed(job.id)
             case orders.Note():
                 prefix = f"rank {fact.rank}: " if fact.rank else ""
                 self.live.note(fact.job, prefix + fact.text)
@@ -318,18 +338,29 @@ class Engine:
     def _checkpoint_written(self, fact: orders.CheckpointWritten) -> None:
         new = fact.checkpoint
         known = self.world.runs[new.run].checkpoints if new.run in self.world.runs else {}
-        accepted = new.id in known
+        accepted = new.id in known or retention.was_dropped(self.world, new)
         if not accepted:
-            try:
-                self.record(ev.CheckpointCommitted(self.now(), new, fact.tag))
-                accepted = True
-            except (StaleEpoch, InvalidTransition) as error:
-                self.live.note(new.job, f"A checkpoint was refused: {error}")
-        elif fact.tag is not None:
+            accepted = self._commit(fact)
+        elif fact.tag is not None and new.id in known:
             self.record(ev.CheckpointTagged(self.now(), new.run, new.id, fact.tag))
         job = self._current(new.job, new.epoch)
         if job is not None:
             self._launches.tell(job, orders.Committed(new.job, new.epoch, new.step, accepted))
+        if accepted:
+            self.keeping.committed(new.run)
+            if job is not None:
+                self.memory.look_at(job)
+
+    def _commit(self, fact: orders.CheckpointWritten) -> bool:
+        new = fact.checkpoint
+        try:
+            if new.id in self.keeping.failed:
+                raise StaleEpoch(f"{new.id} was reported to have failed, and may be swept.")
+            self.record(ev.CheckpointCommitted(self.now(), new, fact.tag))
+        except (StaleEpoch, InvalidTransition) as error:
+            self.live.note(new.job, f"A checkpoint was refused: {error}")
+            return False
+        return True
 
     def _samples(self, report: orders.Report) -> None:
         points = []
@@ -407,12 +438,13 @@ class Engine:
         """Every rank has ended: decide what becomes of the job."""
         self._launches.forget(job)
         now, outcomes = self.now(), {end.outcome for end in job.ends.values()}
+        self.keeping.attempt_ended(job, outcomes <= {Outcome.FINISHED, Outcome.LEFT})
         if outcomes == {Outcome.FINISHED}:
             self.record(ev.JobSucceeded(now, job.id, job.epoch, job.spec.out))
         elif job.stop is StopReason.CANCEL:
             self.record(ev.JobCancelled(now, job.id, job.message))
         elif job.stop is StopReason.FAILURE:
-            self.record(self._verdict(job, now))
+            self.record(*self._verdict(job, now))
         else:
             # Left because it was asked to, or unasked, say by a signal.
             asked = [] if job.stop else [ev.StopRequested(now, job.id, StopReason.VACATE)]
@@ -432,9 +464,11 @@ class Engine:
             return f"Preempted by {job.stop_by}; goes on from step {step}."
         return job.message
 
-    def _verdict(self, job: Job, now: float) -> ev.Event:
-        diagnosis = recovery.diagnose(list(job.ends.values()))
+    def _verdict(self, job: Job, now: float) -> tuple[ev.Event, ...]:
         run = self.world.runs[job.run]
+        diagnosis = recovery.diagnose(list(job.ends.values()), run.head)
+        if diagnosis.cause == recovery.DAMAGED:
+            return self._leave_damaged(job, run, diagnosis, now)
         resumes_from = self.world.checkpoint(run.head).step if run.head else None
         fruitless = 1
         for past in reversed(job.failures):
@@ -442,21 +476,20 @@ class Engine:
                 break
             fruitless += 1
         verdict = recovery.decide(diagnosis, job.failures, job.spec.retries, fruitless)
-        failure = Failure(
-            cause=diagnosis.cause,
-            message=diagnosis.message,
-            decision="retry" if verdict.retry else "stop",
-            reason=verdict.reason,
-            at=now,
-            epoch=job.epoch,
-            rank=diagnosis.rank,
-            step=diagnosis.step,
-            resumes_from=resumes_from,
-            error=diagnosis.error,
-        )
-        if verdict.retry:
-            return ev.JobRequeued(now, job.id, job.epoch, failure, now + verdict.delay)
-        return ev.JobFailed(now, job.id, job.epoch, failure)
+        return (_concluded(job, diagnosis, verdict, resumes_from, now),)
+
+    def _leave_damaged(
+        self, job: Job, run: Run, diagnosis: recovery.Diagnosis, now: float
+    ) -> tuple[ev.Event, ...]:
+        """Move the head to a checkpoint that may be whole, and go on from there."""
+        found = known_damaged(self.world) | {run.head or ""}
+        before = newest_whole(self.world, run, found)
+        verdict = recovery.after_damage(before)
+        step = before.step if before is not None else None
+        end = _concluded(job, diagnosis, verdict, step, now)
+        if before is None:
+            return (end,)
+        return ev.HeadMoved(now, run.name, before.id, "recovery"), end
 
     # --- helpers ------------------------------------------------------------------------
 
@@ -467,6 +500,31 @@ class Engine:
 
     def _holding(self) -> list[Job]:
         return [job for job in self.world.open.values() if job.state.holds_gang]
+
+
+def _concluded(
+    job: Job,
+    diagnosis: recovery.Diagnosis,
+    verdict: recovery.Verdict,
+    resumes_from: int | None,
+    now: float,
+) -> ev.Event:
+    """Return the end of a failed attempt, or of its job."""
+    failure = Failure(
+        cause=diagnosis.cause,
+        message=diagnosis.message,
+        decision="retry" if verdict.retry else "stop",
+        reason=verdict.reason,
+        at=now,
+        epoch=job.epoch,
+        rank=diagnosis.rank,
+        step=diagnosis.step,
+        resumes_from=resumes_from,
+        error=diagnosis.error,
+    )
+    if verdict.retry:
+        return ev.JobRequeued(now, job.id, job.epoch, failure, now + verdict.delay)
+    return ev.JobFailed(now, job.id, job.epoch, failure)
 
 
 def _job_of(event: ev.Event) -> str:

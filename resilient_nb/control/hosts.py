@@ -39,6 +39,8 @@ class _Known:
     heard_at: float = 0.0
     closing_until: float = 0.0
     silent_since: float | None = None
+    shelf: tuple[str, ...] | None = None  # checkpoints that it has in memory
+    shelf_trouble: frozenset[str] = frozenset()  # runs of which it can't have any
 
     @property
     def slots(self) -> int:
@@ -62,6 +64,7 @@ class Hosts:
         known.heard_at = now
         if report.speaks:
             known.table, known.warm = report.ranks, report.warm
+            known.shelf, known.shelf_trouble = report.shelf, frozenset(report.shelf_trouble)
         after = (known.agents, known.table, known.warm, known.silent_since)
         if before[0] != known.agents:
             known.slot = _least(known.agents.values())
@@ -121,6 +124,14 @@ class Hosts:
     def table(self, host: str) -> tuple[RankRow, ...]:
         """Return the host's live ranks as last reported."""
         return self._hosts[host].table if host in self._hosts else ()
+
+    def shelf(self, host: str) -> tuple[str, ...] | None:
+        """Return the checkpoints that a host has in memory, None if it can't have any."""
+        return self._hosts[host].shelf if host in self._hosts else None
+
+    def shelf_trouble(self, host: str) -> frozenset[str]:
+        """Return the runs of which a host has said that it can't have copies."""
+        return self._hosts[host].shelf_trouble if host in self._hosts else frozenset()
 
     def store_free(self) -> int | None:
         """Return the free bytes of the store as the worst-off host sees it."""

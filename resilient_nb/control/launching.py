@@ -7,7 +7,10 @@ given again when a host's report shows no trace of it.
 from __future__ import annotations
 
 from resilient_nb.config import Settings
+from resilient_nb.core.interval import mean_time_between_failures
 from resilient_nb.core.model import Job, StopReason
+from resilient_nb.core.places import sub_folder
+from resilient_nb.core.replicas import replicas_of
 from resilient_nb.core.world import World
 from resilient_nb.ports import Clock, Launcher
 from resilient_nb.wire import orders
@@ -45,8 +48,9 @@ class Launches:
         """Have every host of the gang fork its ranks."""
         self._ordered_at[job.id, job.epoch] = self._clock()
         self._launched[job.id, job.epoch] = rendezvous
+        attempt = self._attempt(world, job, rendezvous)
         for host in _hosts(job):
-            self._order_launch(world, job, rendezvous, host)
+            self._order_launch(attempt, job, host)
 
     def end(self, world: World, job: Job) -> None:
         """Have every host of the gang end its ranks, as its `stop` says."""
@@ -80,7 +84,7 @@ class Launches:
         if key not in self._launched:
             self._send(job.placement[0].host, orders.Prepare(job.id, job.epoch))
         elif self._launched[key]:
-            self._order_launch(world, job, self._launched[key], host)
+            self._order_launch(self._attempt(world, job, self._launched[key]), job, host)
 
     def repeat_end(self, world: World, job: Job, host: str) -> None:
         """Ranks live that were told to end, or should have been: tell them again."""
@@ -119,8 +123,7 @@ class Launches:
         grace = world.policy.grace if for_others else self._settings.leave_grace
         return orders.Leave(job.id, job.epoch, grace)
 
-    def _order_launch(self, world: World, job: Job, rendezvous: str, host: str) -> None:
-        attempt = self._attempt(world, job, rendezvous)
+    def _order_launch(self, attempt: orders.Attempt, job: Job, host: str) -> None:
         for share in job.placement:
             if share.host == host:
                 order = orders.Launch(attempt, share.first, share.count, share.leased)
@@ -140,8 +143,8 @@ class Launches:
             seed=spec.seed,
             out=spec.out,
             captured=spec.captured,
-            store=str(self._settings.store),
-            start=str(self._settings.runs / head.id) if head else None,
+            store=self._settings.store,
+            start=sub_folder(self._settings.runs, head.id) if head else None,
             start_id=head.id if head else None,
             start_step=head.step if head else 0,
             rendezvous=rendezvous,
@@ -150,6 +153,10 @@ class Launches:
             scaling=spec.scaling,
             base_workers=spec.workers,
             elastic=spec.elastic,
+            compress=spec.compress,
+            mtbf=mean_time_between_failures(world, job, self._clock()),
+            replicas=replicas_of(world, job.run, self._settings.replicas),
+            memory_copies=spec.memory_copies,
         )
 
 

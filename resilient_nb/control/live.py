@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from resilient_nb.core.model import Cadence
 from resilient_nb.core.views import Live, LiveRank
 from resilient_nb.wire.orders import Sample
 
@@ -51,6 +52,7 @@ class _JobLive:
     warm_up: float | None = None  # seconds from the last start to its first step
     series: dict[str, Thinned] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    cadence: Cadence | None = None
 
 
 class LiveTable:
@@ -62,7 +64,7 @@ class LiveTable:
     def begin(self, job: str, hosts: Mapping[int, str], now: float) -> None:
         """Forget the last attempt's ranks and expect new ones on `hosts`."""
         known = self._of(job)
-        known.began = now
+        known.began, known.cadence = now, None
         # The place in the loop is kept until the rank says its own: a bar never jumps to zero.
         old = known.ranks
         known.ranks = {
@@ -101,6 +103,7 @@ class LiveTable:
             seen_at=now,
         )
         if sample.rank == 0:
+            known.cadence = sample.cadence
             for step, values in sample.points:
                 for name, value in values.items():
                     known.series.setdefault(name, Thinned()).add(step, value)
@@ -139,6 +142,7 @@ class LiveTable:
             ranks=tuple(known.ranks[rank] for rank in sorted(known.ranks)),
             series={name: series.points() for name, series in known.series.items()},
             notes=tuple(known.notes),
+            cadence=known.cadence,
         )
 
     def _of(self, job: str) -> _JobLive:

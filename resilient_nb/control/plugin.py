@@ -11,6 +11,7 @@ import logging
 import time
 import uuid
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -26,7 +27,10 @@ from resilient_nb.control.engine import Engine, Shell
 from resilient_nb.control.identity import Identities, Identity
 from resilient_nb.control.policy_file import PolicyFile
 from resilient_nb.control.preflight import missing
+from resilient_nb.control.replication import Replication
 from resilient_nb.control.retirement import Retirement
+from resilient_nb.control.storing import Storing
+from resilient_nb.control.sweeping import Sweeping
 from resilient_nb.core.events import ClusterCreated
 from resilient_nb.errors import ResilientError, VersionMismatch
 from resilient_nb.processes import os_user
@@ -37,8 +41,8 @@ from resilient_nb.wire.orders import ORDERS, Report
 
 logger = logging.getLogger(__name__)
 
-#: Between looks at a long queue, in seconds.
-_PLAN_EVERY = 0.05
+#: Between looks at a long queue, and at what is to be swept from the store, in seconds.
+_PLAN_EVERY, _SWEEP_EVERY = 0.05, 0.5
 
 
 class Feed:
@@ -89,22 +93,29 @@ class ControlPlugin(SchedulerPlugin):
         self._feed = Feed()
         self._journal = SqliteJournal(settings.journal)
         self._cordon = Cordon(scheduler)
+        self._loop = asyncio.get_running_loop()
+        self._storing = Storing(settings, self._store_answered)
+        self._replication = Replication(settings)
         shell = Shell(
             self._journal,
             self._launch,
             time.time,
             self._feed.changed,
             self._cordon.lease,
-            partial(missing, settings),
+            partial(missing, settings, self._storing, self._put_back),
         )
         self._engine = Engine(settings, shell)
         if not self._engine.world.cluster_id:
             self._engine.record(ClusterCreated(time.time(), uuid.uuid4().hex[:12]))
-        self._commands = Commands(self._engine, scheduler.address)
+        self._commands = Commands(
+            self._engine, scheduler.address, self._storing, self._replication.state
+        )
+        self._storing.waits_for(self._engine.world.cluster_id)  # begin to look
         self._identities = Identities(settings)
         self._policy_file = PolicyFile(settings.policy_file)
         self._look_at_policy()
         Retirement(scheduler, self._cordon, self._engine, settings.leave_grace)
+        self._sweeping = Sweeping(self._engine)
         self._autoscale = Autoscale(scheduler, self._cordon, self._supply, settings.slots)
         scheduler.handlers[HELLO] = self._hello
         scheduler.handlers[REQUEST] = self._request
@@ -112,11 +123,15 @@ class ControlPlugin(SchedulerPlugin):
         self._tasks = [
             asyncio.create_task(self._tick(), name="resilient_nb tick"),
             asyncio.create_task(self._plan(), name="resilient_nb plan"),
+            asyncio.create_task(self._sweep(), name="resilient_nb sweep"),
         ]
 
     async def close(self) -> None:
         """Stop ticking, take nothing more and close the journal."""
         self._closed = True
+        self._sweeping.close()
+        self._storing.close()
+        self._replication.close()
         for task in self._tasks:
             task.cancel()
         self._journal.close()
@@ -155,6 +170,9 @@ class ControlPlugin(SchedulerPlugin):
         self._scheduler.stream_comms[agent].send({"op": ORDER, "order": ORDERS.pack(order)})
         return True
 
+    def _put_back(self, identity: str) -> str:
+        return self._engine.memory.put_back(identity)
+
     async def _hello(
         self, comm: Any, protocol: int, claim: str = "", token: str = ""
     ) -> dict[str, Any]:
@@ -177,6 +195,11 @@ class ControlPlugin(SchedulerPlugin):
             user = self._identity(comm).user
             if isinstance(message, rq.Watch):
                 return {"ok": plain(await self._watch(message))}
+            if isinstance(message, rq.ReadOut):
+                return {"ok": plain(await asyncio.to_thread(self._commands.out_reader(message)))}
+            if isinstance(message, rq.Retain):
+                answer = partial(self._commands, message, user)
+                return {"ok": plain(await self._sweeping.retain(answer))}
             return {"ok": plain(self._commands(message, user))}
         except ResilientError as error:
             return {"error": error.to_wire()}
@@ -209,6 +232,7 @@ class ControlPlugin(SchedulerPlugin):
             try:
                 self._look_at_policy()
                 self._look_at_tasks()
+                self._look_at_replicas()
                 self._engine.tick()
             except Exception:
                 # One bad second must not end all later ones; the cause is in the log.
@@ -219,6 +243,20 @@ class ControlPlugin(SchedulerPlugin):
         if policy is not None:
             self._engine.set_policy(policy)
         self._engine.set_alert("policy", self._policy_file.alert or None)
+
+    def _store_answered(self) -> None:
+        """A thread knows more of the store; a loop that has ended needn't."""
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._look_again)
+
+    def _look_again(self) -> None:
+        if not self._closed:
+            self._engine.look_again()
+
+    def _look_at_replicas(self) -> None:
+        self._replication.look(self._engine.world)
+        for place, text in self._replication.alerts().items():
+            self._engine.set_alert(f"replica {place}", text)
 
     def _look_at_tasks(self) -> None:
         """Tell the engine which slots ordinary tasks have, and Dask that jobs are no idleness."""
@@ -245,6 +283,15 @@ class ControlPlugin(SchedulerPlugin):
                 self._engine.settle()
             except Exception:
                 logger.exception("resilient_nb: a plan failed")
+
+    async def _sweep(self) -> None:
+        """Free the space of dropped checkpoints."""
+        while True:
+            await asyncio.sleep(_SWEEP_EVERY)
+            try:
+                await self._sweeping.work()
+            except Exception:
+                logger.exception("resilient_nb: a sweep of the store failed")
 
 
 def _check_protocol(protocol: int) -> None:

@@ -134,6 +134,13 @@ class CheckpointCommitted(Event):
 
 
 @dataclass(frozen=True)
+class CheckpointImported(Event):
+    """A run that is new begins with a checkpoint that no job has written: its `job` is ""."""
+
+    checkpoint: Checkpoint
+
+
+@dataclass(frozen=True)
 class HeadMoved(Event):
     run: str
     head: str | None
@@ -145,6 +152,15 @@ class CheckpointTagged(Event):
     run: str
     checkpoint: str
     tag: str
+
+
+@dataclass(frozen=True)
+class CheckpointsDropped(Event):
+    """These checkpoints of a run are no more; what only they held is swept from the store."""
+
+    run: str
+    checkpoints: tuple[str, ...]
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -175,8 +191,10 @@ EVENTS: dict[str, type[Event]] = {
         JobFailed,
         JobCancelled,
         CheckpointCommitted,
+        CheckpointImported,
         HeadMoved,
         CheckpointTagged,
+        CheckpointsDropped,
         PolicyChanged,
         CapacityChanged,
     )

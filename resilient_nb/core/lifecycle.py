@@ -13,8 +13,9 @@ from typing import TypeVar
 
 from resilient_nb.core import events as ev
 from resilient_nb.core.accounting import charge
+from resilient_nb.core.lineage import pointed, pointing, targets, without
 from resilient_nb.core.model import Job, JobState, Run, StopReason
-from resilient_nb.core.names import checkpoint_id
+from resilient_nb.core.names import checkpoint_id, split_checkpoint
 from resilient_nb.core.world import World
 from resilient_nb.errors import InvalidTransition, StaleEpoch
 
@@ -81,6 +82,8 @@ def _evolve(world: World, event: ev.Event) -> World:
             return _job_submitted(world, event)
         case ev.CheckpointCommitted():
             return _checkpoint_committed(world, event)
+        case ev.CheckpointImported():
+            return _checkpoint_imported(world, event)
         case ev.PriorityInherited():
             job = world.open.get(event.job)
             if job is None:
@@ -90,11 +93,15 @@ def _evolve(world: World, event: ev.Event) -> World:
             run = _run(world, event.run)
             if event.head is not None:
                 _known_checkpoint(world, event.head)
-            return _with_run(world, replace(run, head=event.head))
+            world = _with_run(world, replace(run, head=event.head))
+            return pointed(world, run.name, event.head)
         case ev.CheckpointTagged():
             run = _run(world, event.run)
             _known_checkpoint(world, event.checkpoint)
-            return _with_run(world, replace(run, tags=_put(run.tags, event.tag, event.checkpoint)))
+            tags = _put(run.tags, event.tag, event.checkpoint)
+            return pointed(_with_run(world, replace(run, tags=tags)), run.name, event.checkpoint)
+        case ev.CheckpointsDropped():
+            return _checkpoints_dropped(world, event)
         case _:
             return _job_event(world, event)
 
@@ -146,7 +153,7 @@ def _run_created(world: World, event: ev.RunCreated) -> World:
         forked_from=event.forked_from,
         user=event.user,
     )
-    return _with_run(world, run)
+    return pointed(_with_run(world, run), run.name, event.forked_from)
 
 
 def _job_submitted(world: World, event: ev.JobSubmitted) -> World:
@@ -188,6 +195,29 @@ def _checkpoint_committed(world: World, event: ev.CheckpointCommitted) -> World:
     tags = _put(run.tags, event.tag, new.id) if event.tag else run.tags
     checkpoints = _put(run.checkpoints, new.id, new)
     return _with_run(world, replace(run, checkpoints=checkpoints, head=new.id, tags=tags))
+
+
+def _checkpoint_imported(world: World, event: ev.CheckpointImported) -> World:
+    """Begin a run with the checkpoint; attempts of its jobs have later epochs."""
+    new, run = event.checkpoint, _run(world, event.checkpoint.run)
+    if run.jobs or run.checkpoints or run.head is not None:
+        raise InvalidTransition(f"Run {run.name} has begun already: it can't begin with {new.id}.")
+    if new.job or new.parent is not None or new.epoch <= run.epoch:
+        raise InvalidTransition(f"{new.id} is a job's checkpoint, or has a parent.")
+    if split_checkpoint(new.id) != (new.run, new.step, new.epoch):
+        raise InvalidTransition(f"{new.id} is no checkpoint of {new.run} at step {new.step}.")
+    return _with_run(world, replace(run, epoch=new.epoch, checkpoints={new.id: new}, head=new.id))
+
+
+def _checkpoints_dropped(world: World, event: ev.CheckpointsDropped) -> World:
+    run, gone = _run(world, event.run), set(event.checkpoints)
+    if unknown := sorted(gone - run.checkpoints.keys()):
+        raise InvalidTransition(f"There is no checkpoint {unknown[0]} of run {run.name}.")
+    for other in pointing(world, run):
+        for identity, roles in targets(other).items():
+            if identity in gone:
+                raise InvalidTransition(f"Run {other.name} needs {identity} as its {roles[0]}.")
+    return without(world, run, gone)
 
 
 def _job_event(world: World, event: ev.Event) -> World:

@@ -74,15 +74,87 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Interval:
-    """When to checkpoint: every `steps` steps or every `seconds`; neither means never."""
+    """When to checkpoint: every `steps` steps, every `seconds`, or `auto`; none means never.
+
+    With `auto` it is set from what a checkpoint costs and how often the gang fails (see
+    `interval`); checkpoints take at most `overhead` of the time, 0.01 being 1 %.
+    """
 
     steps: int | None = None
     seconds: float | None = None
+    auto: bool = False
+    overhead: float = 0.01
+
+    @property
+    def never(self) -> bool:
+        """Whether no checkpoint is due at any time."""
+        return self.steps is None and self.seconds is None and not self.auto
 
     def __str__(self) -> str:
+        if self.auto:
+            return f"auto (at most {100 * self.overhead:g} %)"
         if self.steps is not None:
             return "1 step" if self.steps == 1 else f"{self.steps} steps"
         return "never" if self.seconds is None else f"{self.seconds:g}s"
+
+
+@dataclass(frozen=True)
+class Cadence:
+    """What an interval of `auto` has come to, all in seconds but for `overhead`.
+
+    Checkpoints every `every`, since one costs `cost` of training and a failure is expected after
+    `mtbf`; they take at most `overhead` of the time.
+    """
+
+    every: float
+    cost: float
+    mtbf: float
+    overhead: float
+
+
+class Thinning(StrEnum):
+    """When checkpoints that a rule doesn't keep are dropped."""
+
+    NEVER = "never"
+    FULL = "full"  # when the store has no room for the next one
+    ALWAYS = "always"  # with each new one
+
+
+@dataclass(frozen=True)
+class Best:
+    """So many checkpoints with the least value of a metric, or the greatest."""
+
+    count: int
+    metric: str
+    greatest: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.count}:{self.metric}" + (":max" if self.greatest else "")
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Which checkpoints of a run are kept, besides those that somebody needs (see `retention`).
+
+    `last` are the newest; of `every` steps the first checkpoint is kept (0: of none).
+    """
+
+    last: int = 0
+    every: int = 0
+    best: tuple[Best, ...] = ()
+    thinning: Thinning = Thinning.ALWAYS
+
+    def __str__(self) -> str:
+        if self in (KEEP_ALL, KEEP_AUTO):
+            return "all" if self == KEEP_ALL else "auto"
+        parts = [f"last={self.last}"] if self.last else []
+        parts += [f"every={self.every}"] if self.every else []
+        return ",".join([*parts, *(f"best={best}" for best in self.best)]) or "last=0"
+
+
+#: All of them, whatever happens; and all of them, until there is no room for the next one.
+KEEP_ALL = Keep(thinning=Thinning.NEVER)
+KEEP_AUTO = Keep(last=3, best=(Best(1, "loss"),), thinning=Thinning.FULL)
 
 
 @dataclass(frozen=True)
@@ -130,7 +202,7 @@ class JobSpec:
     cell: Cell
     workers: int = 1
     priority: Priority = Priority.NORMAL
-    interval: Interval = Interval(seconds=30.0)
+    interval: Interval = Interval(auto=True)
     retries: int = 3
     seed: int = 0
     out: tuple[str, ...] = ()
@@ -144,6 +216,10 @@ class JobSpec:
     admin: bool = False
     after: tuple[str, ...] = ()
     duration: float | None = None
+    keep: Keep = KEEP_AUTO
+    compress: str = ""
+    replicas: tuple[str, ...] = ()  # where second copies of its checkpoints are kept
+    memory_copies: int = 0  # hosts that have the newest checkpoint in memory, beside its own
 
     @property
     def elastic(self) -> bool:
@@ -169,12 +245,16 @@ class Frame:
 
 @dataclass(frozen=True)
 class RemoteError:
-    """An exception of a rank as plain text. `frames` begin at the cell's own line."""
+    """An exception of a rank as plain text. `frames` begin at the cell's own line.
+
+    `damaged` is the checkpoint that the exception says is damaged, "" if it says nothing of any.
+    """
 
     type: str
     message: str
     frames: tuple[Frame, ...] = ()
     in_collective: bool = False
+    damaged: str = ""
 
 
 @dataclass(frozen=True)
@@ -215,7 +295,11 @@ class Failure:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A committed, immutable snapshot. `id` is its path below the store's `runs`."""
+    """A committed, immutable snapshot. `id` is its path below the store's `runs`.
+
+    Of its `nbytes` of tensors, `changed` were not in the checkpoint before; they took `written`
+    bytes in the store (both 0 in journals of before these were known).
+    """
 
     id: str
     run: str
@@ -227,6 +311,8 @@ class Checkpoint:
     nbytes: int
     at: float
     metrics: Mapping[str, float] = field(default_factory=dict)
+    changed: int = 0
+    written: int = 0
 
 
 @dataclass(frozen=True)
@@ -333,3 +419,4 @@ class Run:
     tags: Mapping[str, str] = field(default_factory=dict)
     forked_from: str | None = None
     user: str = ""
+    offshoots: frozenset[str] = frozenset()  # runs that have pointed at checkpoints of this one

@@ -76,3 +76,13 @@ def checkpoint_id(run: str, step: int, epoch: int) -> str:
     The epoch is part of it, so that two attempts never write to one place.
     """
     return f"{run}/{step:08d}-e{epoch}"
+
+
+def split_checkpoint(identity: str) -> tuple[str, int, int] | None:
+    """Return run, step and epoch of a checkpoint's identity; None if it can't be one."""
+    run, _, rest = identity.partition("/")
+    step, mark, epoch = rest.partition("-e")
+    if not (_NAME.match(run) and mark and _is_number(step) and _is_number(epoch)):
+        return None
+    found = (run, int(step), int(epoch))
+    return found if checkpoint_id(*found) == identity else None

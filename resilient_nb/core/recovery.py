@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from resilient_nb.core.model import Failure, Outcome, RankEnd, RemoteError
+from resilient_nb.core.model import Checkpoint, Failure, Outcome, RankEnd, RemoteError
 
 KILLED = "killed from outside"
 HOST_LOST = "host lost"
@@ -19,6 +19,10 @@ CRASH = "native crash"
 USER_ERROR = "error in the cell"
 SILENT_EXIT = "silent exit"
 NETWORK = "connection lost"
+DAMAGED = "damaged checkpoint"
+
+#: Not of the job's own making: its user's budget of retries isn't for them.
+_FROM_OUTSIDE = frozenset({KILLED, HOST_LOST, NETWORK, DAMAGED})
 
 #: Deterministic by nature: a resumed run would meet them again.
 PERMANENT_ERRORS = frozenset(
@@ -90,17 +94,25 @@ def is_victim(end: RankEnd) -> bool:
     return end.error.in_collective and any(word in text for word in _VICTIM_WORDS)
 
 
-def diagnose(ends: Sequence[RankEnd]) -> Diagnosis:
+def diagnose(ends: Sequence[RankEnd], head: str | None = None) -> Diagnosis:
     """Return the cause of a failed attempt from how its ranks ended.
 
     Ranks that we ended ourselves and victims of other ranks are left out; of the rest the
     earliest is to blame.
+
+    Args:
+        ends: of all ranks.
+        head: the checkpoint that the next attempt would go on from. That it is damaged is no
+            fault of the cell's; other checkpoints only the cell itself has tried to read.
     """
     own = [e for e in ends if e.outcome not in (Outcome.FINISHED, Outcome.LEFT) and not e.ordered]
     blamed = [e for e in own if not is_victim(e)] or own
     if not blamed:
         return Diagnosis(SILENT_EXIT, "The attempt ended without a failing rank.")
     first = min(blamed, key=lambda e: (e.at, e.rank))
+    if head is not None and first.error is not None and first.error.damaged == head:
+        error = first.error
+        return Diagnosis(DAMAGED, error.message, first.rank, first.step, error)
     return _explain(first)
 
 
@@ -143,10 +155,28 @@ def decide(diagnosis: Diagnosis, past: Sequence[Failure], retries: int, fruitles
         return Verdict(False, "It failed before the first step: not retried.")
     if same:
         return Verdict(False, f"The same failure at step {diagnosis.step} again: not retried.")
-    spent = sum(f.cause not in (KILLED, HOST_LOST, NETWORK) for f in past)
+    spent = sum(f.cause not in _FROM_OUTSIDE for f in past)
     if spent >= retries:
         return Verdict(False, f"All {retries} retries are used up.")
     return Verdict(True, f"It may pass: retry {spent + 1} of {retries}.")
+
+
+def after_damage(before: Checkpoint | None) -> Verdict:
+    """Return whether to retry when the head is damaged.
+
+    Each time, one checkpoint more is known to be damaged: this ends by itself.
+
+    Args:
+        before: the newest of the head's ancestors that isn't known to be damaged.
+    """
+    if before is None:
+        return Verdict(
+            False,
+            "No earlier checkpoint is left. Bring one back from a backup (%resilient restore URL) "
+            "and resume, or start over (--resume never).",
+        )
+    ref = f"{before.run}@{before.step}"
+    return Verdict(True, f"It goes on from {ref}, the newest before it not known to be damaged.")
 
 
 def _from_outside(fruitless: int) -> Verdict:

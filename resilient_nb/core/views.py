@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from resilient_nb.core.model import Checkpoint, Failure, Job, JobState, RankEnd, Run
+from resilient_nb.core.model import Cadence, Checkpoint, Failure, Job, JobState, RankEnd, Run
 from resilient_nb.core.world import World
 
 
@@ -32,7 +32,12 @@ class LiveRank:
 
 @dataclass(frozen=True)
 class CheckpointView:
-    """One checkpoint as shown. `ref` is what a user types to name it."""
+    """One checkpoint as shown. `ref` is what a user types to name it.
+
+    Of its `nbytes` of tensors, `changed` were not in the store before; they take `written` bytes
+    there. `copies` are the places where it may be, too; `replicated` says whether it is at all of
+    them that it should be: yes, lagging or failing ("": there need be none).
+    """
 
     ref: str
     run: str
@@ -47,6 +52,10 @@ class CheckpointView:
     is_head: bool = False
     job: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
+    changed: int = 0
+    written: int = 0
+    copies: tuple[str, ...] = ()
+    replicated: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,11 +94,15 @@ class JobView:
     after: tuple[str, ...] = ()
     position: int | None = None  # among those that wait, from 1
     starts_at: float | None = None  # when a waiting job is expected to start, if that is known
+    cadence: Cadence | None = None  # of checkpoints, if that is left to us and known
 
 
 @dataclass(frozen=True)
 class RunView:
-    """A run as shown: its lineage and its jobs, oldest first."""
+    """A run as shown: its lineage and its jobs, oldest first.
+
+    `forks` maps the names of runs that were forked from it to the checkpoints they began at.
+    """
 
     name: str
     created_at: float
@@ -99,6 +112,7 @@ class RunView:
     checkpoints: tuple[CheckpointView, ...]
     jobs: tuple[str, ...]
     active_job: str | None
+    forks: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -166,6 +180,35 @@ class WhyReport:
 
 
 @dataclass(frozen=True)
+class RetentionRow:
+    """A checkpoint that is kept for these reasons, or dropped if there are none."""
+
+    ref: str
+    id: str
+    step: int
+    at: float
+    nbytes: int
+    kept: bool
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RetentionReport:
+    """What a rule made of a run's checkpoints (or would make of them, if it was a dry run).
+
+    `freed` is how many bytes of the store become free: less than those of the dropped checkpoints
+    where others share their tensors. It is None if that couldn't be found out; `note` says why.
+    """
+
+    run: str
+    rule: str
+    dry_run: bool
+    checkpoints: tuple[RetentionRow, ...]
+    freed: int | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class HostView:
     """A machine of the cluster: slots in all and in use, and its Dask workers."""
 
@@ -202,6 +245,7 @@ class Live:
     waiting: str = ""
     position: int | None = None
     starts_at: float | None = None
+    cadence: Cadence | None = None
 
 
 def checkpoint_view(run: Run, checkpoint: Checkpoint, root: str) -> CheckpointView:
@@ -220,6 +264,8 @@ def checkpoint_view(run: Run, checkpoint: Checkpoint, root: str) -> CheckpointVi
         is_head=run.head == checkpoint.id,
         job=checkpoint.job,
         metrics=checkpoint.metrics,
+        changed=checkpoint.changed,
+        written=checkpoint.written,
     )
 
 
@@ -269,6 +315,7 @@ def job_view(world: World, job: Job, live: Live, root: str) -> JobView:
         after=job.spec.after,
         position=live.position,
         starts_at=live.starts_at,
+        cadence=live.cadence if job.state.holds_gang else None,
     )
 
 
@@ -284,7 +331,13 @@ def run_view(world: World, run: Run, root: str) -> RunView:
         checkpoints=tuple(checkpoint_view(run, c, root) for c in run.checkpoints.values()),
         jobs=run.jobs,
         active_job=active.id if active else None,
+        forks=_forks(world, run),
     )
+
+
+def _forks(world: World, run: Run) -> dict[str, str]:
+    origins = {name: world.runs[name].forked_from for name in sorted(run.offshoots)}
+    return {name: at for name, at in origins.items() if at is not None and at in run.checkpoints}
 
 
 def _head_step(world: World, run: Run) -> int:

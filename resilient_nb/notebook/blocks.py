@@ -177,8 +177,8 @@ class Charts:
 class Column:
     """A column of a table.
 
-    `kind`: text, right, state, mono, tree (keeps its spaces), or below (a sentence, which gets a
-    line of its own under its row).
+    `kind`: text, right, state, mono, tree (keeps its spaces, and is cut last), or below (a
+    sentence, which gets a line of its own under its row).
     """
 
     title: str
@@ -213,7 +213,8 @@ class Table:
         rows = [[_plain(*cell) for cell in self._cells(row)] for row in self.rows]
         heads = [[c.title for c in self._beside()]] if rows else []
         right = [c.kind == "right" for c in self._beside()]
-        lines = columns(heads + rows, right, WIDTH - 2)
+        firm = [n for n, c in enumerate(self._beside()) if c.kind == "tree"]
+        lines = columns(heads + rows, right, WIDTH - 2, firm)
         parts = lines[:1]
         for line, row in zip(lines[1:], self.rows, strict=True):
             parts += [line, *(part for said in self._below(row) for part in wrapped(said, "    "))]

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from resilient_nb.core.model import Interval
+from resilient_nb.core.model import KEEP_AUTO
 from resilient_nb.errors import CannotCapture, InvalidRequest
 from resilient_nb.notebook.culprit import explain, find_culprit
 from resilient_nb.notebook.dataflow import CellNames, analyse
@@ -183,7 +183,7 @@ def dry_run_text(options: CellOptions, capture: Capture, source: str) -> str:
 def _options_text(options: CellOptions) -> str:
     start = f"fork {options.fork}" if options.fork else f"resume {options.resume}"
     every = options.checkpoint_every
-    checkpoints = f"checkpoint every {every}" if every != Interval() else "no periodic checkpoints"
+    checkpoints = f"checkpoint interval {every}" if every.auto else f"checkpoint every {every}"
     parts = [
         _workers_text(options.workers),
         f"learning rate scaled {options.scale_lr}" if options.scale_lr else "",
@@ -192,7 +192,14 @@ def _options_text(options: CellOptions) -> str:
         f"group {options.group}" if options.group else "",
         f"after {', '.join(options.after)}" if options.after else "",
         f"expected to run {duration(options.duration)}" if options.duration else "",
-        checkpoints, f"retries {options.retries}", start, f"seed {options.seed}",
+        "no periodic checkpoints" if every.never else checkpoints,
+        f"keep {options.keep}" if options.keep != KEEP_AUTO else "",
+        f"compressed with {options.compress}" if options.compress else "",
+        f"copies in {' and '.join(options.replicas)}" if options.replicas else "",
+        f"copies in the memory of {_count(options.memory_copies, 'other host')}"
+        if options.memory_copies
+        else "",
+        f"retries {options.retries}", start, f"seed {options.seed}",
     ]  # fmt: skip
     said = ", ".join(part for part in parts if part)
     return f"Run {options.name or '(named when submitted)'}: {said}."

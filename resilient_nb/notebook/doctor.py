@@ -13,7 +13,11 @@ from importlib.metadata import PackageNotFoundError, version
 from resilient_nb.config import Settings
 from resilient_nb.control.identity import SOURCES
 from resilient_nb.core.views import ClusterView
+from resilient_nb.errors import ResilientError
 from resilient_nb.notebook.panel import Rich
+from resilient_nb.storage.claim import owner
+from resilient_nb.storage.keys import encrypting_key, keyring
+from resilient_nb.storage.stores import open_store
 from resilient_nb.wire.requests import Welcome
 
 _PACKAGES = ("torch", "zarr", "distributed", "ipython", "ipywidgets", "msgspec")
@@ -36,6 +40,8 @@ def doctor(
         "platform": _platform(),
         "packages": ", ".join(_version(name) for name in _PACKAGES),
         "home": _folder(settings),
+        "store": _store(settings),
+        "encryption": _encryption(settings),
         "cluster": _cluster(cluster, why_not),
         "you": _you(you),
         "jupyterlab": "found" if importlib.util.find_spec("jupyterlab") else "not installed",
@@ -65,6 +71,27 @@ def _folder(settings: Settings) -> str:
     free = shutil.disk_usage(place).free
     mark = "! only " if free < _LITTLE_DISK else ""
     return f"{settings.home}, {mark}{free / (1 << 30):.1f} GiB free"
+
+
+def _store(settings: Settings) -> str:
+    try:
+        mine = owner(open_store(settings.store))
+    except (OSError, ResilientError) as error:
+        return f"! {error}"
+    return f"{settings.store}, {f'of cluster {mine}' if mine else 'not used yet'}"
+
+
+def _encryption(settings: Settings) -> str:
+    try:
+        first, ring = encrypting_key(settings), keyring(settings)
+    except ResilientError as error:
+        return f"! {error}"
+    if (ring.keys or first) and importlib.util.find_spec("cryptography") is None:
+        return "! there is a key, and cryptography is missing: pip install cryptography"
+    if first is not None:
+        return f"with the key {first.id}; reads with {', '.join(key.id for key in ring.keys)}"
+    have = ", ".join(key.id for key in ring.keys)
+    return f"off; reads with {have}" if have else "none"
 
 
 def _you(welcome: Welcome | None) -> str:

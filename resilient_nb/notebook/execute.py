@@ -7,23 +7,38 @@ state itself. With `--json` the text is JSON whose schema `schema` prints.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from html import escape
 from typing import Any
 
-from resilient_nb import connection
-from resilient_nb.api import Job, Run, load
+from resilient_nb import api, connection
+from resilient_nb.api import Job, Run, export, import_checkpoint, load
 from resilient_nb.client import Tls
 from resilient_nb.cluster import embedded
 from resilient_nb.config import load_settings
-from resilient_nb.core.views import JobView, QueueReport, WhyReport
-from resilient_nb.errors import ClusterUnreachable, InvalidRequest
-from resilient_nb.notebook import queue_reports, reports, words
+from resilient_nb.core.differences import DiffReport
+from resilient_nb.core.scrubbing import VerifyReport
+from resilient_nb.core.transfers import TransferReport
+from resilient_nb.core.views import JobView, QueueReport, RetentionReport, WhyReport
+from resilient_nb.errors import ClusterUnreachable, CorruptCheckpoint, InvalidRequest
+from resilient_nb.notebook import (
+    checkpoint_reports,
+    diff_reports,
+    queue_reports,
+    reports,
+    retention_reports,
+    transfer_reports,
+    verify_reports,
+    words,
+)
 from resilient_nb.notebook.doctor import doctor
 from resilient_nb.notebook.options import Command, help_text
 from resilient_nb.notebook.panel import Rich, panel_html, panel_text
+from resilient_nb.notebook.scrub import scrub
 from resilient_nb.wire.codec import plain, schema, to_json
-from resilient_nb.wire.requests import REPORTS
+from resilient_nb.wire.requests import REPORTS, Retain
 
 Arguments = Mapping[str, Any]
 
@@ -45,14 +60,29 @@ def execute(command: Command, shell: Any = None) -> Any:
     arguments = command.arguments
     if command.verb == "panel" and shell is None:
         raise InvalidRequest("`panel` needs a notebook; in a terminal use show or logs --follow.")
+    if command.verb == "load" and shell is None and not arguments.get("json"):
+        return _summary(arguments)
     result = _VERBS[command.verb](arguments)
+    if shell is None and command.verb == "verify" and result.data.damaged:
+        raise Unsound(_shown(result, arguments))
     if arguments.get("json"):
-        return _said(to_json(plain(result.data)).decode(), shell)
+        return _said(_shown(result, arguments), shell)
     if isinstance(result, str):
         return _said(result, shell)
-    if command.verb == "why" and shell is None:
-        return _for_shell(result.text)
-    return _summary(result) if command.verb == "load" and shell is None else result
+    if command.verb in ("why", "verify") and shell is None:
+        return _shown(result, arguments)
+    return result
+
+
+class Unsound(CorruptCheckpoint):
+    """Checkpoints are damaged. What is to be printed is all in its text."""
+
+
+def _shown(result: Rich[Any], arguments: Arguments) -> str:
+    """Return what a shell prints."""
+    if arguments.get("json"):
+        return to_json(plain(result.data)).decode()
+    return _for_shell(result.text)
 
 
 def _said(text: str, shell: Any) -> str | None:
@@ -177,10 +207,24 @@ def _rollback(arguments: Arguments) -> str:
 
 
 def _checkpoints(arguments: Arguments) -> Rich[Any]:
-    views = connection.current().runs(str(arguments["run"]) if arguments["run"] else None)
-    text = "\n\n".join(reports.checkpoints_text(view) for view in views)
-    page = "".join(reports.checkpoints_html(view) for view in views)
-    return Rich(text or "No run yet.", page, [c for view in views for c in view.checkpoints])
+    ref = arguments["ref"]
+    if ref is not None and (ref.step is not None or ref.tag is not None):
+        report = api.describe(str(ref))
+        text = checkpoint_reports.checkpoint_text(report)
+        return Rich(text, checkpoint_reports.checkpoint_html(report), report)
+    views = connection.current().runs(ref and ref.run)
+    listed = [c for view in views for c in view.checkpoints]
+    if ref is not None:
+        [view] = views
+        return Rich(reports.checkpoints_text(view), reports.checkpoints_html(view), listed)
+    return Rich(checkpoint_reports.runs_text(views), checkpoint_reports.runs_html(views), listed)
+
+
+def _diff(arguments: Arguments) -> Rich[DiffReport]:
+    report = api.diff(str(arguments["a"]), str(arguments["b"]), arguments["only"])
+    shown = diff_reports.diff_text, diff_reports.diff_html
+    text, page = (show(report, arguments["tensors"]) for show in shown)
+    return Rich(text, page, report)
 
 
 def _tag(arguments: Arguments) -> str:
@@ -198,18 +242,82 @@ def _fork(arguments: Arguments) -> str:
     )
 
 
+def _retain(arguments: Arguments) -> Rich[RetentionReport]:
+    request = Retain(str(arguments["run"]), arguments["keep"], bool(arguments["dry_run"]))
+    report = connection.current().retain(request)
+    return Rich(
+        retention_reports.retention_text(report), retention_reports.retention_html(report), report
+    )
+
+
+def _backup(arguments: Arguments) -> Rich[TransferReport]:
+    from resilient_nb.storage.backup import backup
+
+    return _transfer(partial(backup, prune=bool(arguments["prune"])), arguments)
+
+
+def _restore(arguments: Arguments) -> Rich[TransferReport]:
+    from resilient_nb.storage.backup import restore
+
+    return _transfer(restore, arguments)
+
+
+def _transfer(transfer: Callable[..., TransferReport], arguments: Arguments) -> Rich[Any]:
+    """Run it here, where the home must be: the cluster may be the very thing that is broken."""
+
+    def say(text: str) -> None:
+        if not arguments["json"]:
+            print(text, file=sys.stderr)
+
+    report = transfer(load_settings(), arguments["place"], say, bool(arguments["dry_run"]))
+    return Rich(
+        transfer_reports.transfer_text(report), transfer_reports.transfer_html(report), report
+    )
+
+
+def _verify(arguments: Arguments) -> Rich[VerifyReport]:
+    def say(text: str) -> None:
+        if not arguments["json"]:
+            print(text, file=sys.stderr)
+
+    report = scrub(connection.current(), arguments["ref"], say)
+    return Rich(verify_reports.verify_text(report), verify_reports.verify_html(report), report)
+
+
 def _load(arguments: Arguments) -> Any:
-    state = load(str(arguments["ref"]), only=arguments["only"])
+    only = arguments["only"]
     if not arguments.get("json"):
-        return state
+        return load(str(arguments["ref"]), only=only)
     whole = load(str(arguments["ref"]))
-    return Rich("", "", {"ref": whole.ref, "path": whole.path, "tensors": whole.names()})
+    return Rich("", "", {"ref": whole.ref, "path": whole.path, "tensors": whole.names(only)})
 
 
-def _summary(state: Any) -> str:
-    names = state.names() if hasattr(state, "names") else list(state)
-    head = repr(state) if hasattr(state, "names") else f"{len(names)} entries"
-    return "\n".join([head, *(f"  {name}" for name in names)])
+def _summary(arguments: Arguments) -> str:
+    """Say what there is to load: a shell has no use for values, so none are read."""
+    state, only = load(str(arguments["ref"])), arguments["only"]
+    names = state.names(only)
+    amount = f"{state.ref}, {only}: {words.count(len(names), 'tensor')}"
+    return "\n".join([repr(state) if only is None else amount, *(f"  {name}" for name in names)])
+
+
+def _export(arguments: Arguments) -> str:
+    ref, only = str(arguments["ref"]), arguments["only"]
+    path = export(ref, arguments["file"], only, overwrite=bool(arguments["overwrite"]))
+    what = ref if only is None else f"{ref}, {only},"
+    return f"{what} is now in {path} ({words.size(path.stat().st_size)})."
+
+
+def _import(arguments: Arguments) -> str:
+    run = import_checkpoint(
+        arguments["file"], str(arguments["run"]), name=arguments["as"], only=arguments["only"],
+        step=arguments["step"], allow_pickle=bool(arguments["allow_pickle"]),
+    )  # fmt: skip
+    state, [first] = run.load(), run.checkpoints
+    return (
+        f"{run.name} begins with {', '.join(state) or 'nothing'} at {first.ref} "
+        f"({words.size(first.nbytes)}). A cell with --fork {run.name} that tracks the same names "
+        "begins with them."
+    )
 
 
 def _queue(_: Arguments) -> Rich[QueueReport]:
@@ -252,9 +360,16 @@ _VERBS: dict[str, Callable[[Arguments], Any]] = {
     "resume": _resume,
     "rollback": _rollback,
     "checkpoints": _checkpoints,
+    "diff": _diff,
     "tag": _tag,
     "fork": _fork,
+    "retain": _retain,
+    "backup": _backup,
+    "restore": _restore,
+    "verify": _verify,
     "load": _load,
+    "export": _export,
+    "import": _import,
     "why": _why,
     "doctor": _doctor,
     "schema": _schema,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import traceback
 import uuid
 from typing import Any
@@ -34,6 +35,7 @@ from resilient_nb.notebook.options import (
     parse_line,
 )
 from resilient_nb.notebook.pending import Pending
+from resilient_nb.storage.encryption import CAPTURED, encrypt_file
 from resilient_nb.wire.requests import Submit
 
 
@@ -171,7 +173,7 @@ def job_spec(
     options: CellOptions, captured: Capture, source: str, label: str, settings: Settings
 ) -> tuple[JobSpec, bytes]:
     """Return what to submit, and the payload to send before it (empty if there is none)."""
-    payload = captured.payload if captured.entries else b""
+    payload = encrypt_file(captured.payload, CAPTURED) if captured.entries else b""
     spec = JobSpec(
         cell=Cell(source, label, label, dict(captured.sources)),
         workers=options.workers.least,
@@ -180,10 +182,14 @@ def job_spec(
         needs=Resources(options.cpus, options.memory, options.gpus),
         priority=Priority(options.priority),
         interval=options.checkpoint_every,
+        keep=options.keep,
+        compress=options.compress,
+        replicas=options.replicas,
+        memory_copies=options.memory_copies,
         retries=options.retries,
         seed=options.seed,
         out=options.out,
-        captured=captured.digest if payload else None,
+        captured=hashlib.sha256(payload).hexdigest() if payload else None,
         captured_names=tuple(entry.name for entry in captured.entries),
         user=settings.user,
         group=options.group or "",

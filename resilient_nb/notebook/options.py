@@ -13,18 +13,18 @@ from dataclasses import dataclass
 from functools import cache, partial
 from typing import Literal, NoReturn
 
-from resilient_nb.core.model import Interval
+from resilient_nb.core.model import KEEP_AUTO, Interval, Keep
 from resilient_nb.core.names import Reference
 from resilient_nb.errors import InvalidRequest
 from resilient_nb.notebook.values import (
-    EVERY_30_S,
+    AUTO,
     ONE,
     Resume,
     Workers,
     did_you_mean,
     is_number,
 )
-from resilient_nb.notebook.verbs import CELL, NOT_YET_OPTIONS, NOT_YET_VERBS, VERBS, Parsed, Verb
+from resilient_nb.notebook.verbs import CELL, NOT_YET_OPTIONS, VERBS, Parsed, Verb
 
 __all__ = [
     "CellOptions",
@@ -48,6 +48,7 @@ class CellOptions:
     """How a cell is to run. A name or group of None leaves the choice to the control plane.
 
     `memory` is in bytes, `duration` in seconds; 0 of memory, cpus or gpus means any.
+    `checkpoint_every` has the `checkpoint_overhead` that was asked for.
     """
 
     name: str | None = None
@@ -61,7 +62,12 @@ class CellOptions:
     after: tuple[str, ...] = ()
     duration: float | None = None
     admin: bool = False
-    checkpoint_every: Interval = EVERY_30_S
+    checkpoint_every: Interval = AUTO
+    checkpoint_overhead: float | None = None
+    keep: Keep = KEEP_AUTO
+    compress: str = ""
+    replicas: tuple[str, ...] = ()
+    memory_copies: int = 0
     retries: int = 3
     out: tuple[str, ...] = ()
     resume: Resume = "auto"
@@ -219,8 +225,6 @@ def _known_verb(name: str) -> Verb:
         return CELL
     if name in VERBS:
         return VERBS[name]
-    if name in NOT_YET_VERBS:
-        raise InvalidRequest(f"The verb {name} is not available yet.")
     raise InvalidRequest(f"unknown verb {name}{did_you_mean(name, VERBS)}")
 
 

@@ -146,6 +146,7 @@ def _head(view: JobView, moment: Moment) -> Head:
             f"submitted {moment.clock(view.submitted_at)}",
             _time_spent(view, moment),
             _results(view),
+            _cadence(view),
         ),
         # A final panel is a document: when it was drawn says nothing.
         "" if view.state.final else f"as of {moment.stamp()}",
@@ -155,6 +156,16 @@ def _head(view: JobView, moment: Moment) -> Head:
 def group_said(view: JobView) -> str:
     """Return a job's group in words; nothing for those that are in none."""
     return f"group {view.group}" if view.group not in ("", DEFAULT_GROUP) else ""
+
+
+def _cadence(view: JobView) -> str:
+    known = view.cadence
+    if known is None:
+        return ""
+    costs = f"costs {words.short(known.cost)}"
+    failures = f"failure expected every {words.about(known.mtbf)}"
+    bound = f"at most {100 * known.overhead:g} %"
+    return f"checkpoints every {words.duration(known.every)} (auto: {costs}, {failures}, {bound})"
 
 
 def _gang(view: JobView) -> tuple[str, ...]:

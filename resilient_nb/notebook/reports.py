@@ -1,16 +1,13 @@
-"""Tables for the verbs that report: `jobs`, `checkpoints`, `show`, `status`. Pure.
-
-A run's checkpoints are drawn as a tree by parent. The line that leads to the head runs
-straight down; what a rollback left behind is drawn beside it, at the place where it left.
-"""
+"""Tables for the verbs that report: `jobs`, `checkpoints`, `show`, `status`. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from resilient_nb.core.views import CheckpointView, ClusterView, JobView, RunView
 from resilient_nb.notebook import words
 from resilient_nb.notebook.blocks import Block, Column, Head, Items, Note, Table, to_html, to_text
+from resilient_nb.notebook.lineage import Entry, Fork, tree
 from resilient_nb.notebook.words import Moment
 
 #: Of a run with more checkpoints, older ones that are neither tagged nor the head are left out.
@@ -58,65 +55,90 @@ def cluster_text(view: ClusterView) -> str:
 
 
 def checkpoint_rows(
-    entries: Sequence[tuple[str, CheckpointView]], moment: Moment, metrics: bool = False
+    entries: Sequence[tuple[str, Entry]], moment: Moment, metrics: bool = False
 ) -> Table:
-    """Return checkpoints, each with what its reference is indented by, as a table."""
+    """Return checkpoints, each with what its reference is indented by, as a table.
+
+    How much smaller compression made what was added is shown if it did.
+    """
     heads = [
-        Column("checkpoint", "tree"), Column("step", "right"), Column("saved", "right"),
-        Column("size", "right"), Column("tags"), Column("digest", "mono"),
+        Column("checkpoint", "tree"), Column("saved", "right"), Column("size", "right"),
+        Column("added", "right"), Column("tags"), Column("digest", "mono"),
     ]  # fmt: skip
-    if metrics:
-        heads.append(Column("metrics"))
+    packed = any(_ratio(c) for _, c in entries if isinstance(c, CheckpointView))
+    heads[4:4] = [Column("ratio", "right")] if packed else []
+    copied = any(c.replicated for _, c in entries if isinstance(c, CheckpointView))
+    heads += [Column("copies")] if copied else []
+    heads += [Column("metrics")] if metrics else []
     rows = []
     for indent, c in entries:
+        if isinstance(c, Fork):
+            row = [f"{indent}{words.one_line(c.run)}  (fork)"]
+            rows.append(tuple(row + [""] * (len(heads) - 1)))
+            continue
         mark = "  ◀ head" if c.is_head else ""
         row = [
-            f"{indent}{words.one_line(c.ref)}{mark}", f"{c.step:,}", moment.clock(c.at),
-            words.size(c.nbytes), ", ".join(c.tags), words.short_digest(c.digest),
+            f"{indent}{words.one_line(c.ref)}{mark}", moment.clock(c.at),
+            words.size(c.nbytes), _added(c), ", ".join(c.tags), words.short_digest(c.digest),
         ]  # fmt: skip
+        row[4:4] = [_ratio(c)] if packed else []
+        row += [c.replicated] if copied else []
         if metrics:
             row.append(", ".join(f"{k} {words.number(v)}" for k, v in c.metrics.items()))
         rows.append(tuple(row))
     return Table("", tuple(heads), tuple(rows))
 
 
-def lineage(checkpoints: Sequence[CheckpointView]) -> list[tuple[str, CheckpointView]]:
-    """Return the checkpoints in the order of a tree, each with its indentation.
+def run_head(view: RunView, moment: Moment) -> Head:
+    """Return what is said of a run above its checkpoints."""
+    own = any(c.is_head for c in view.checkpoints)
+    head = f"head {words.reference(view.head)}" if view.head else "no checkpoint yet"
+    if view.head and not own:
+        head += " (of another run)"
+    origin = f"forked from {words.reference(view.forked_from)}" if view.forked_from else ""
+    amount = words.count(len(view.checkpoints), "checkpoint")
+    stored = f"{amount}, {_stored(view.checkpoints)}" if view.checkpoints else ""
+    return Head(f"run {view.name}", facts=(head, origin),
+                details=(f"created {moment.clock(view.created_at)}", stored))  # fmt: skip
 
-    A checkpoint whose parent isn't among them begins a line. Where a checkpoint has several
-    children, those that don't lead to the head are indented below it, and the line to the
-    head (or, if the head is elsewhere, the newest) goes straight on.
+
+def checkpoint_table(
+    checkpoints: Sequence[CheckpointView], forks: Mapping[str, str], moment: Moment
+) -> Table:
+    """Return checkpoints as a tree; of very many, the newest and those that somebody named.
+
+    Args:
+        checkpoints: of one run or of several.
+        forks: runs that aren't drawn, by the ids of the checkpoints that they begin at.
+        moment: when it is looked at.
     """
-    ids = {c.id for c in checkpoints}
-    children: dict[str | None, list[CheckpointView]] = {}
-    for c in sorted(checkpoints, key=lambda c: c.at):
-        children.setdefault(c.parent if c.parent in ids else None, []).append(c)
-    main = _path_to_head(checkpoints)
-    drawn: list[tuple[str, CheckpointView]] = []
-    # A stack and not recursion: a lineage is as deep as the run is long.
-    waiting = [("", "", c) for c in reversed(_side_lines_first(children.get(None, []), main))]
-    while waiting:
-        lead, below, c = waiting.pop()
-        drawn.append((lead, c))
-        following = _side_lines_first(children.get(c.id, []), main)
-        waiting += [(below, below, straight) for straight in following[-1:]]
-        waiting += [(f"{below}├─ ", f"{below}│  ", side) for side in reversed(following[:-1])]
-    return drawn
+    entries = tree(checkpoints, forks)
+    newest = {c.id for c in sorted(checkpoints, key=lambda c: c.at)[-MOST_CHECKPOINTS:]}
+    named = newest | set(forks.values())
+    shown = [
+        (i, c) for i, c in entries if isinstance(c, Fork) or c.id in named or c.is_head or c.tags
+    ]
+    hidden = len(entries) - len(shown)
+    more = f"… {words.count(hidden, 'older checkpoint')} without a tag" if hidden else ""
+    if not more and any(indent for indent, _ in shown):
+        more = "Indented: what a rollback left behind, and forks."
+    table = checkpoint_rows(shown, moment, metrics=True)
+    return Table("Checkpoints", table.columns, table.rows, more)
 
 
-def _path_to_head(checkpoints: Sequence[CheckpointView]) -> set[str]:
-    by_id = {c.id: c for c in checkpoints}
-    at = next((c for c in checkpoints if c.is_head), None)
-    path: set[str] = set()
-    while at is not None and at.id not in path:
-        path.add(at.id)
-        at = by_id.get(at.parent or "")
-    return path
+def _added(c: CheckpointView) -> str:
+    # A first checkpoint that has written nothing is of before that was counted.
+    return words.size(c.written) if c.written or c.parent else ""
 
 
-def _side_lines_first(siblings: Sequence[CheckpointView], main: set[str]) -> list[CheckpointView]:
-    """Return siblings, oldest first, with the one that goes straight on at the end."""
-    return sorted(siblings, key=lambda c: (c.id in main, c.at))
+def _ratio(c: CheckpointView) -> str:
+    ratio = c.changed / c.written if c.written else 0.0
+    return f"{ratio:.1f}×" if ratio > 1.05 else ""
+
+
+def _stored(checkpoints: Sequence[CheckpointView]) -> str:
+    whole, added = sum(c.nbytes for c in checkpoints), sum(c.written for c in checkpoints)
+    return f"{words.size(whole)}, {words.size(added)} in the store" if added else words.size(whole)
 
 
 def _jobs(views: Sequence[JobView], moment: Moment) -> list[Block]:
@@ -140,32 +162,12 @@ def _job_row(view: JobView, moment: Moment) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _run_head(view: RunView, moment: Moment) -> list[Block]:
-    own = any(c.is_head for c in view.checkpoints)
-    head = f"head {words.reference(view.head)}" if view.head else "no checkpoint yet"
-    if view.head and not own:
-        head += " (of another run)"
-    origin = f"forked from {words.reference(view.forked_from)}" if view.forked_from else ""
-    total = sum(c.nbytes for c in view.checkpoints)
-    amount = words.count(len(view.checkpoints), "checkpoint")
-    stored = f"{amount}, {words.size(total)}" if view.checkpoints else ""
-    return [
-        Head(f"run {view.name}", facts=(head, origin),
-             details=(f"created {moment.clock(view.created_at)}", stored))
-    ]  # fmt: skip
-
-
 def _tree(view: RunView, moment: Moment) -> list[Block]:
+    head = run_head(view, moment)
     if not view.checkpoints:
         why = "A running job makes one at its first checkpoint interval, and at its end."
-        return [*_run_head(view, moment), Note("No checkpoints of its own.", why, "off")]
-    entries = lineage(view.checkpoints)
-    newest = {c.id for c in sorted(view.checkpoints, key=lambda c: c.at)[-MOST_CHECKPOINTS:]}
-    shown = [(i, c) for i, c in entries if c.id in newest or c.is_head or c.tags]
-    hidden = len(entries) - len(shown)
-    more = f"… {words.count(hidden, 'older checkpoint')} without a tag" if hidden else ""
-    table = checkpoint_rows(shown, moment, metrics=True)
-    return [*_run_head(view, moment), Table("Checkpoints", table.columns, table.rows, more)]
+        return [head, Note("No checkpoints of its own.", why, "off")]
+    return [head, checkpoint_table(view.checkpoints, view.forks, moment)]
 
 
 def _run(view: RunView, moment: Moment) -> list[Block]:

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal
 
-from resilient_nb.core.model import Interval, Priority, Scaling
+from resilient_nb.config import read_place
+from resilient_nb.core.model import Interval, Keep, Priority, Scaling
 from resilient_nb.core.names import Reference, check_name, parse_reference, split_job
+from resilient_nb.core.retention import parse_keep
 from resilient_nb.errors import InvalidRequest
 
 Convert = Callable[[str, str], object]
@@ -34,7 +36,7 @@ _SPAN = re.compile(
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMGT]i?)?(B)?\Z", re.IGNORECASE)
 _DECIMAL = re.compile(r"\d+(?:\.\d+)?\Z", re.ASCII)
 
-EVERY_30_S = Interval(seconds=30.0)
+AUTO = Interval(auto=True)
 
 
 @dataclass(frozen=True)
@@ -168,18 +170,48 @@ def one_of(*choices: str) -> Convert:
 
 
 def interval(label: str, value: str) -> Interval:
-    """Take `20` (steps), `20s`, `2m`, `1h`, `500ms` or `never`."""
-    if value == "never":
-        return Interval()
-    if value == "auto":
-        raise InvalidRequest(f"{label} auto is not available yet; give steps or a duration.")
+    """Take `auto`, `20` (steps), `20s`, `2m`, `1h`, `500ms` or `never`."""
+    if value in ("auto", "never"):
+        return AUTO if value == "auto" else Interval()
     if is_number(value) and int(value) > 0:
         return Interval(steps=int(value))
     found = _DURATION.match(value) if value.isascii() else None
     if found and (seconds := float(found[1]) * _SECONDS[found[2]]) > 0:
         return Interval(seconds=seconds)
     raise InvalidRequest(
-        f"{label} takes steps (20), a duration (500ms, 20s, 2m, 1h) or never, not {value!r}."
+        f"{label} takes auto, steps (20), a duration (500ms, 20s, 2m, 1h) or never, not {value!r}."
+    )
+
+
+def overhead(label: str, value: str) -> float:
+    """Take a small part of the time, `1%` or `0.01`, as a fraction."""
+    number, percent, rest = value.partition("%")
+    number = number.rstrip() if percent else number
+    part = float(number) / (100 if percent else 1) if _DECIMAL.match(number) and not rest else 0.0
+    if 0 < part < 0.5:
+        return part
+    hint = f" Did you mean {value}%?" if is_number(value) and 0 < float(value) < 50 else ""
+    raise InvalidRequest(
+        f"{label} takes a part of the time, more than 0 and less than 50 %, such as 1% or 0.01, "
+        f"not {value!r}.{hint}"
+    )
+
+
+def keep(label: str, value: str) -> Keep:
+    """Take `5`, `last=5,every=1000,best=3:loss`, `best=3:accuracy:max`, `all` or `auto`."""
+    try:
+        return parse_keep(value)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{label}: {error}") from None
+
+
+def compression(label: str, value: str) -> str:
+    """Take `zstd`, or `zstd:1` (fast) to `zstd:9`."""
+    name, colon, level = value.partition(":")
+    if name == "zstd" and (not colon or level in tuple("123456789")):
+        return value
+    raise InvalidRequest(
+        f"{label} takes zstd, or zstd:1 (fast, the default) to zstd:9, not {value!r}."
     )
 
 
@@ -247,6 +279,23 @@ def jobs_or_runs(label: str, value: str) -> tuple[str, ...]:
                 f"for example {label} prep,digits#2."
             )
         split_job(name)
+        if name in names[:index]:
+            raise InvalidRequest(f"{label} names {name} twice.")
+    return names
+
+
+def place(label: str, value: str) -> str:
+    """Take a folder, or the URL of a bucket."""
+    try:
+        return read_place(value)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{label}: {error}") from None
+
+
+def places(label: str, value: str) -> tuple[str, ...]:
+    """Take folders or URLs, separated by commas."""
+    names = tuple(place(label, part) for part in value.split(",") if part.strip())
+    for index, name in enumerate(names):
         if name in names[:index]:
             raise InvalidRequest(f"{label} names {name} twice.")
     return names

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Any
 
+from resilient_nb.core.model import KEEP_AUTO, Interval
 from resilient_nb.core.names import Reference
 from resilient_nb.errors import InvalidRequest
 from resilient_nb.notebook import values
@@ -89,6 +90,7 @@ def _cell_makes_sense(parsed: Parsed) -> None:
     if isinstance(fork, Reference) and name == fork.run:
         raise InvalidRequest(f"--fork {fork} begins a new run: give it another name than {name}.")
     _queueing_makes_sense(parsed)
+    _bound_the_overhead(parsed)
 
 
 def _queueing_makes_sense(parsed: Parsed) -> None:
@@ -105,6 +107,22 @@ def _queueing_makes_sense(parsed: Parsed) -> None:
             f"--after {mine}: the jobs of a run follow each other anyway, so {run} can't wait for "
             "itself. Leave it out, or give this cell another name."
         )
+
+
+def _bound_the_overhead(parsed: Parsed) -> None:
+    every, most = parsed["checkpoint_every"], parsed["checkpoint_overhead"]
+    if most is None:
+        return
+    if not every.auto:
+        raise InvalidRequest(
+            f"--checkpoint-overhead {100 * most:g}% bounds what an interval of auto may cost, and "
+            f"--checkpoint-every {_typed(every)} leaves nothing to choose. Keep one of them."
+        )
+    parsed["checkpoint_every"] = replace(every, overhead=most)
+
+
+def _typed(every: Interval) -> str:
+    return str(every) if every.steps is None else str(every.steps)
 
 
 def _certificates_fit(parsed: Parsed) -> None:
@@ -132,6 +150,14 @@ def _point_is_of_run(parsed: Parsed) -> None:
     parsed["at"] = Reference(str(run), point.step, point.tag)
 
 
+def _says_what_to_verify(parsed: Parsed) -> None:
+    if (parsed["ref"] is None) != parsed["all"]:
+        raise InvalidRequest(
+            "Say what to verify: a run (verify digits), a checkpoint (verify digits@120), or all "
+            "there are (verify --all)."
+        )
+
+
 def _fork_is_new(parsed: Parsed) -> None:
     source, name = parsed["ref"], parsed["newname"]
     if isinstance(source, Reference) and source.run == name:
@@ -152,6 +178,11 @@ _POINT = Argument(
     "ref", "REF", "A checkpoint: digits@120 (step) or digits@best (tag).",
     values.checkpoint, expects=Expects.REFERENCE,
 )  # fmt: skip
+
+_PLACE = Argument(
+    "place", "URL", "A folder, or a URL such as s3://bucket/backup.", values.place,
+)  # fmt: skip
+_DRY = Option("--dry-run", "Copy nothing; say what there is to do.")
 
 CELL = Verb(
     "cell",
@@ -193,8 +224,29 @@ CELL = Verb(
         ),
         Option("--admin", "Admin lane, for maintenance: shares and limits don't hold it back."),
         Option(
-            "--checkpoint-every", "20 (steps), 500ms, 30s (default), 2m, 1h or never.",
-            "EVERY", values.interval, default=values.EVERY_30_S, choices=("never",),
+            "--checkpoint-every",
+            "auto (default: by cost and failure rate), 20 (steps), 30s, 2m or never.",
+            "EVERY", values.interval, default=values.AUTO, choices=("auto", "never"),
+        ),
+        Option(
+            "--checkpoint-overhead", "With auto: the most that checkpoints may take (default 1%).",
+            "N%", values.overhead,
+        ),
+        Option(
+            "--keep", "5 (the last), last=5,every=1000,best=3:loss, all or auto (default).",
+            "RULE", values.keep, default=KEEP_AUTO, choices=("auto", "all"),
+        ),
+        Option(
+            "--replicas", "Where second copies of its checkpoints are kept: URL or folder.",
+            "URL,URL", values.places, default=(),
+        ),
+        Option(
+            "--memory-copies", "Other hosts that have its newest checkpoint in memory (0 to 2).",
+            "N", values.whole(0, 2), default=0,
+        ),
+        Option(
+            "--compress", "Compress checkpoints, a fifth or so smaller: zstd, or zstd:1 to zstd:9.",
+            "zstd[:LEVEL]", values.compression, default="", choices=("zstd",),
         ),
         Option(
             "--retries", "How often a failed job is tried again (default 3).", "N",
@@ -283,9 +335,26 @@ _VERBS = (
     ),
     Verb("rollback", "Move a run's head back; deletes nothing.", "rollback digits@120", (_POINT,)),
     Verb(
-        "checkpoints", "List checkpoints with their tags.", "checkpoints digits",
-        (Argument("run", "RUN", "Only this run's.", values.run_name, False, Expects.RUN),),
+        "checkpoints", "Show checkpoints as a tree of forks and rollbacks, or what one records.",
+        "checkpoints digits@best",
+        (Argument(
+            "ref", "RUN|REF", "Only this run's; or one checkpoint: digits@120, digits@best.",
+            values.reference, False, Expects.REFERENCE,
+        ),),
         (_JSON,),
+    ),
+    Verb(
+        "diff", "Show what differs between two checkpoints: tensors, metrics, code, config.",
+        "diff digits@20 digits@best --only model",
+        (replace(_REF, name="a", metavar="A"), replace(_REF, name="b", metavar="B")),
+        (
+            Option("--only", "Only this part: model, optimizer, …", "PART"),
+            Option(
+                "--tensors", "How many are shown, the largest change first (default 20).", "N",
+                values.whole(0), default=20,
+            ),
+            _JSON,
+        ),
     ),
     Verb(
         "tag", "Give a checkpoint a name.", "tag digits@120 best",
@@ -297,9 +366,68 @@ _VERBS = (
         check=_fork_is_new,
     ),
     Verb(
+        "retain", "Drop the checkpoints of a run that a rule doesn't keep, or say which.",
+        "retain digits --keep last=5,best=3:loss --dry-run", (_RUN,),
+        (
+            Option(
+                "--keep", "5 (the last), last=5,every=1000,best=3:loss; all (default: the run's).",
+                "RULE", values.keep, choices=("auto", "all"),
+            ),
+            Option("--dry-run", "Drop nothing; show what would be dropped, and why the rest not."),
+            _JSON,
+        ),
+    ),
+    Verb(
+        "backup", "Copy checkpoints and journal to another place; only what is new, and whole.",
+        "backup s3://bucket/backup", (_PLACE,),
+        (_DRY, Option("--prune", "Remove from it what has been dropped since."), _JSON),
+        exclusive=(("--dry-run", "--prune"),),
+    ),
+    Verb(
+        "restore", "Bring back what was lost from a backup (or a replica).",
+        "restore s3://bucket/backup", (_PLACE,), (_DRY, _JSON),
+    ),
+    Verb(
+        "verify", "Read all of some checkpoints and say what is damaged; non-zero exit if any is.",
+        "verify digits",
+        (Argument(
+            "ref", "RUN|REF", "All checkpoints of a run, or one: digits@120, digits@best.",
+            values.reference, False, Expects.REFERENCE,
+        ),),
+        (Option("--all", "Those of all runs."), _JSON),
+        check=_says_what_to_verify,
+    ),
+    Verb(
         "load", "Load a checkpoint's tensors (the shell prints a summary).",
         "load digits@best --only model", (_REF,),
         (Option("--only", "Only this part: model, optimizer, …", "PART"), _JSON),
+    ),
+    Verb(
+        "export", "Write a checkpoint to a file for other programs: .safetensors or .pt.",
+        "export digits@best model.safetensors --only model",
+        (_REF, Argument("file", "FILE", "Its name says the format: x.safetensors or x.pt.")),
+        (
+            Option("--only", "Only this part: model, optimizer, …", "PART"),
+            Option("--overwrite", "Replace the file if there is one."),
+        ),
+    ),
+    Verb(
+        "import", "Begin a new run with a checkpoint that another program saved.",
+        "import model.safetensors pretrained --as model",
+        (
+            Argument("file", "FILE", "A .safetensors or .pt file, or a folder of torch's DCP."),
+            Argument("run", "RUN", "The new run's name.", values.run_name),
+        ),
+        (
+            Option("--as", "What cells track it as (default: as the file says, or model).", "NAME"),
+            Option("--only", "Only this entry of the file.", "PART"),
+            Option("--step", "How many steps it counts as (default 0).", "N",
+                   values.whole(0, 10**12), default=0),
+            Option(
+                "--allow-pickle",
+                "Read .pt files and DCP folders, which are pickles; only plain values are read.",
+            ),
+        ),
     ),
     Verb(
         "why", "Say why a job waits or failed, and what would start it.", "why digits", (_JOB,),
@@ -311,5 +439,4 @@ _VERBS = (
 
 VERBS = {verb.name: verb for verb in _VERBS}
 
-NOT_YET_OPTIONS = frozenset({"--keep", "--in", "--deadline"})
-NOT_YET_VERBS = frozenset({"diff"})
+NOT_YET_OPTIONS = frozenset({"--in", "--deadline"})

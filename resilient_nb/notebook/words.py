@@ -31,8 +31,9 @@ SIGNS = {
     "ended": ("■", "off"),
 }
 
-#: How wide the plain text may be, in columns.
-WIDTH = 100
+#: How wide the plain text may be, in columns; and how narrow a column may become before those
+#: give way that should be read whole.
+WIDTH, _NARROW = 100, 8
 
 _SEQUENCES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)?", re.DOTALL)
 _CONTROLS = re.compile(
@@ -133,6 +134,13 @@ def duration(seconds: float) -> str:
     return f"{days} d {hours % 24} h"
 
 
+def short(seconds: float) -> str:
+    """Return a short time with what counts of it: `4 ms`, `0.18 s`, `3 min 12 s`."""
+    if not seconds < 1:
+        return duration(seconds)
+    return f"{seconds:.2f} s" if seconds >= 0.0995 else f"{max(0.0, 1000 * seconds):.0f} ms"
+
+
 def about(seconds: float) -> str:
     """Return a length of time as one speaks of it: `12 min`, `5 h`, `3 days`."""
     if not math.isfinite(seconds):
@@ -216,17 +224,24 @@ def reference(identity: str) -> str:
     return f"{run}@{int(step)}" if step.isdecimal() else identity
 
 
-def columns(rows: Sequence[Sequence[str]], right: Sequence[bool], width: int = WIDTH) -> list[str]:
+def columns(
+    rows: Sequence[Sequence[str]],
+    right: Sequence[bool],
+    width: int = WIDTH,
+    firm: Sequence[int] = (),
+) -> list[str]:
     """Return rows as aligned lines of at most `width` characters.
 
-    The widest columns give way first; what doesn't fit ends in ….
+    The widest columns give way first, the `firm` ones last; what doesn't fit ends in ….
     """
     if not rows:
         return []
     widths = [max(len(row[i]) for row in rows) for i in range(len(right))]
     spare = width - 2 * (len(widths) - 1)
+    soft = [i for i in range(len(widths)) if i not in firm]
     while sum(widths) > spare and max(widths) > 1:
-        widths[widths.index(max(widths))] -= 1
+        yielding = [i for i in soft if widths[i] > _NARROW] or range(len(widths))
+        widths[max(yielding, key=lambda i: widths[i])] -= 1
     lines = []
     for row in rows:
         cells = (_fitted(*cell) for cell in zip(row, widths, right, strict=True))

@@ -1,13 +1,12 @@
 """The step boundary: counting, telemetry, checkpoints, restoring, leaving.
 
 `step_done` is on the path of every step, so what is rare is decided by comparing one number:
-`_due` is the step at which a checkpoint may be due.
+`_due` is the step at which a checkpoint may be due, or the next one if steps are to be timed.
 """
 
 from __future__ import annotations
 
 import random
-import time
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,18 +14,20 @@ import numpy as np
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from resilient_nb.core.model import Interval
 from resilient_nb.errors import InvalidRequest
 from resilient_nb.rank.batches import Place
-from resilient_nb.rank.gradients import GradientAveraging
+from resilient_nb.rank.gradients import GradientAveraging, averages_itself
 from resilient_nb.rank.group import Group
+from resilient_nb.rank.imported import Imported
 from resilient_nb.rank.leaving import Leaving
-from resilient_nb.rank.saver import Request, Saver, numerics
+from resilient_nb.rank.numerics import numerics
+from resilient_nb.rank.origin import Origin
+from resilient_nb.rank.saver import Request, Saver
 from resilient_nb.rank.scaling import Growth
-from resilient_nb.rank.state import Stored, Tracker
+from resilient_nb.rank.schedule import NEVER, Schedule
+from resilient_nb.rank.state import Tracker
+from resilient_nb.rank.stored import Stored
 from resilient_nb.rank.telemetry import Telemetry
-
-_NEVER = 1 << 62
 
 
 class Left(BaseException):
@@ -53,7 +54,7 @@ class Boundary:
     """Where one rank is in its job, and what happens between two steps."""
 
     def __init__(
-        self, parts: Parts, interval: Interval, stored: Stored | None, note: _Note
+        self, parts: Parts, schedule: Schedule, stored: Stored | None, note: _Note
     ) -> None:
         self.group = group = parts.group
         self.averaging = GradientAveraging(group.world_size) if group.world_size > 1 else None
@@ -63,8 +64,15 @@ class Boundary:
         self._telemetry = parts.telemetry
         self._leaving = parts.leaving
         self.growth = parts.growth
-        self._interval = interval
+        self._schedule = schedule
+        self._due = NEVER
         self._note = note
+        self._first = 0  # the step before the first
+        self._imported: Imported | None = None
+        if stored is not None and stored.imported:
+            self._first = stored.step
+            self._imported = Imported(stored, parts.tracker, note)
+            stored = None  # but for what objects get from it, the cell begins
         self._stored = stored  # until the place that it was taken at is reached
         self._place: dict[str, int] = stored.position if stored else {}
         self._begun = self._entered = self._in_loop = False
@@ -75,15 +83,23 @@ class Boundary:
         # Where the last step ended; `_position` is set where a loop was left by `break`.
         self._last: tuple[int, Place] | None = None
         self._position: dict[str, int] | None = None
-        self._began = time.monotonic()
         self._telemetry.step = self.step
-        self._updated = False  # whether an optimizer has stepped since the last boundary
+        # Optimizers that have stepped since the last boundary, and in the turn before it.
+        self._stepped: set[int] = set()
+        self._stepped_before: set[int] = set()
+        self._prepared = False
         register_optimizer_step_post_hook(self._note_update)
+        self._tracker.on_wait(self._schedule.waited)
         if stored is not None and stored.numerics != numerics():
             note(
                 "Versions, threads or processor differ from those of the checkpoint: the run goes "
                 "on statistically equivalent, but not bit for bit."
             )
+
+    @property
+    def origin(self) -> Origin:
+        """What checkpoints say of where they come from."""
+        return self._saver.origin
 
     # --- tracking and restoring -----------------------------------------------------------
 
@@ -93,14 +109,21 @@ class Boundary:
             self._tracker.add(name, value)
         if self._stored is not None:
             self._tracker.restore(self._stored, list(objects))
+        elif self._imported is not None:
+            self._imported.give(objects)
         self._attach(fresh=self._stored is None)
 
     def _attach(self, fresh: bool) -> None:
+        if self.averaging is None:
+            return
+        wrapped = self._tracker.wrapped()
         for module in self._tracker.modules():
-            if self.averaging is not None:
-                if fresh and module not in self.averaging:
-                    self.group.broadcast([*module.parameters(), *module.buffers()])
-                self.averaging.attach(module)
+            if averages_itself(module) or any(id(p) in wrapped for p in module.parameters()):
+                self.averaging.detach(module)
+                continue
+            if fresh and module not in self.averaging:
+                self.group.broadcast([*module.parameters(), *module.buffers()])
+            self.averaging.attach(module)
 
     def enter(self, loop: int) -> Place | None:
         """Begin a loop; return where to begin in it, or None if it was complete before."""
@@ -128,11 +151,14 @@ class Boundary:
             self._restore_all()
             self._attach(fresh=False)
             start = Place(place["epoch"], place["batch"], place.get("samples"))
-            self._stored.forget()
+            if self.group.rank == 0 and (account := self._stored.account()):
+                self._note(account)
             self._stored = None
-        self._in_loop, self._updated, self._position = True, False, None
+        self._in_loop, self._position = True, None
+        self._stepped = set()
         if self.growth is not None and self.group.rank == 0 and (news := self.growth.news()):
             self._note(news)
+        self._schedule.resume()
         return start
 
     def _begin(self, loop: int) -> None:
@@ -141,6 +167,10 @@ class Boundary:
             return
         self._begun = True
         self._tracker.find()
+        if self._imported is not None:
+            self._imported.give(self._tracker.names)
+            if self.group.rank == 0:
+                self._imported.tell()
         if self._stored is None:
             self._attach(fresh=True)
             _diverge(self.group.rank)
@@ -149,7 +179,7 @@ class Boundary:
         self._tracker.mark()
         if self._stored is not None:
             self._tracker.fill(self._stored)
-        self._schedule()
+        self._plan()
 
     def _restore_all(self) -> None:
         assert self._stored is not None
@@ -160,25 +190,34 @@ class Boundary:
 
     def exit(self) -> None:
         """A loop has ended, or was left."""
+        self._tracker.let_go()
         self._in_loop = False
 
     def cut(self, loop: int) -> None:
         """A loop was left by `break`: it is over, and its last turn counts if it updated."""
         self._position = _position(loop + 1, Place())
-        if self._updated:
-            self._updated = False
+        stepped = bool(self._stepped)
+        self._end_turn()
+        if stepped:
             self.step += 1
             self._telemetry.step = self.step
 
-    def _note_update(self, *_: object) -> None:
-        self._updated = True
+    def _end_turn(self) -> None:
+        self._stepped_before, self._stepped = self._stepped, set()
+
+    def _note_update(self, optimizer: object, *_: object) -> None:
+        self._stepped.add(id(optimizer))
+        if not self._prepared and self._in_loop:
+            self._prepared = True
+            if not self._schedule.never:
+                self._tracker.prepare()
 
     # --- every step -----------------------------------------------------------------------
 
     def step_done(self, loop: int, after: Place) -> None:
         """One step is complete: count it, and look whether anything is due."""
         self.step = step = self.step + 1
-        self._updated = False
+        self._end_turn()
         self._telemetry.step = step
         self._last = (loop, after)
         if step >= self._due or self._wanted or self._leaving.asked:
@@ -221,10 +260,9 @@ class Boundary:
         """The cell has ended: keep its final state, and wait until the journal has it."""
         if self._stored is not None and self._place["loop"] > loops:
             self._note("The checkpoint's place in the cell's loops was not reached.")
-        wanted = (
-            self._wanted or self._interval.steps is not None or self._interval.seconds is not None
-        )
-        if wanted and self._tracker.names and self.step and self._stored is None:
+        wanted = self._wanted or not self._schedule.never
+        begun = self.step > self._first
+        if wanted and self._tracker.names and begun and self._stored is None:
             # In the last loop, not after it: with more epochs, a resumed run trains on.
             self._save(self._position or self._here())
         self._settle()
@@ -245,13 +283,15 @@ class Boundary:
                 self._saver.tag_last(self.step, tag)
             return
         self._telemetry.state = "checkpointing"
+        began = self._schedule.clock()
         self._saver.wait()
         if self.growth is not None and self.growth.rates is not None:
             self.growth.rates.settle()
         request = Request(
             self.step,
             position,
-            self._tracker.snapshot(),
+            # Outside a loop any code may follow, not just a turn that ends in optimizer.step().
+            self._tracker.snapshot(not self._in_loop, self._stepped_before | self._stepped),
             self._telemetry.latest(),
             tag,
             self.growth.record() if self.growth is not None else None,
@@ -259,73 +299,27 @@ class Boundary:
         self._saver.write(request)
         self._saved_step = self._uncommitted = self.step
         self._telemetry.state = "running"
+        self._schedule.saved(self.step, began)
+        self._due = self._schedule.look(self.step)
 
     def _look(self, position: dict[str, int]) -> None:
         """Something may be due at this step."""
+        self._schedule.time_step(self._saver.busy)
         if self._leaving.asked:
             self._leave_if_due(position)
         if self._wanted:
             self._save(position)
-        if self.step >= self._due:
-            if self._is_due():
+        if self.step >= self._schedule.due:
+            if self._schedule.is_due(self.step, self._saver.busy):
                 self._save(position)
-            self._schedule()
+            self._plan()
+        else:
+            self._due = self._schedule.look(self.step)
+        self._telemetry.cadence = self._schedule.cadence
 
-    # --- when a checkpoint is due -----------------------------------------------------------
-
-    _due = _NEVER
-    _last_time = 0.0
-    _last_step = 0
-
-    def _schedule(self) -> None:
-        """Set the next step to look at. All ranks come to the same answer.
-
-        By steps it is arithmetic. By time, rank 0 guesses from the rate so far how many steps
-        are left and tells the others at a step that all had agreed on before: no step in
-        between costs anything.
-        """
-        if self._interval.steps is not None:
-            self._due = (self.step // self._interval.steps + 1) * self._interval.steps
-        elif self._interval.seconds is not None:
-            if not self._last_time:
-                self._last_time, self._last_step = time.monotonic(), self.step
-                self._began = self._last_time
-                self._due = self.step + 1
-            elif self.group.world_size == 1:
-                self._due = self._guess()
-            else:
-                key = f"due/{self.step}"
-                if self.group.rank == 0:
-                    self.group.store.set(key, str(self._guess()))
-                self._due = int(self.group.store.get(key))
-
-    def _guess(self) -> int:
-        """Return the step at which the interval will be over, at most twice as far as known."""
-        assert self._interval.seconds is not None
-        now = time.monotonic()
-        known = max(1, self.step - self._last_step)
-        pace = max(1e-6, (now - self._last_time) / known)
-        left = self._began + self._interval.seconds - now
-        return self.step + max(1, min(int(left / pace), 2 * known))
-
-    def _is_due(self) -> bool:
-        if self._interval.steps is not None:
-            return True
-        over = self._time_is_over()
-        if over:
-            self._began = time.monotonic()
-            self._last_time, self._last_step = self._began, self.step
-        return over
-
-    def _time_is_over(self) -> bool:
-        assert self._interval.seconds is not None
-        over = time.monotonic() - self._began >= self._interval.seconds
-        if self.group.world_size == 1:
-            return over
-        key = f"over/{self.step}"
-        if self.group.rank == 0:
-            self.group.store.set(key, str(int(over)))
-        return bool(int(self.group.store.get(key)))
+    def _plan(self) -> None:
+        self._schedule.plan(self.step)
+        self._due = self._schedule.look(self.step)
 
     # --- leaving ----------------------------------------------------------------------------
 

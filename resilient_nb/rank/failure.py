@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 
 from resilient_nb.core.model import Cell, Frame, RemoteError
+from resilient_nb.errors import CorruptCheckpoint
 
 _MAX_FRAMES = 40
 _COLLECTIVE = ("torch/distributed/", "resilient_nb/rank/gradients.py", "resilient_nb/rank/group.py")
@@ -31,6 +32,7 @@ def pack_error(error: BaseException, cell: Cell) -> RemoteError:
         message=_clean(str(error)),
         frames=tuple(packed[-_MAX_FRAMES:]),
         in_collective=any(part in f.filename for f in frames for part in _COLLECTIVE),
+        damaged=error.checkpoint if isinstance(error, CorruptCheckpoint) else "",
     )
 
 

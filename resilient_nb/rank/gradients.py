@@ -14,11 +14,30 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 
 from resilient_nb.errors import InvalidRequest
+from resilient_nb.rank.sharded import is_sharded
 
 #: Most bytes that one all-reduce carries.
 BUCKET_BYTES = 64 << 20
+
+_WRAPPERS = (nn.parallel.DistributedDataParallel, FullyShardedDataParallel, FSDPModule)
+
+
+def averages_itself(module: nn.Module) -> bool:
+    """Whether DDP or FSDP takes care of a module, or its parameters are sharded in another way."""
+    return any(isinstance(m, _WRAPPERS) for m in module.modules()) or any(
+        is_sharded(p) for p in module.parameters()
+    )
+
+
+def left_out(module: nn.Module) -> list[str]:
+    """Return which parameters nobody averages: plain ones in a module with sharded ones."""
+    named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    if not any(is_sharded(p) for _, p in named):
+        return []
+    return [name for name, p in named if not is_sharded(p)]
 
 
 class _Bucket:
@@ -78,11 +97,15 @@ class GradientAveraging:
 
     def attach(self, module: nn.Module) -> None:
         """Average the gradients of a module's parameters from now on."""
-        if any(isinstance(m, nn.parallel.DistributedDataParallel) for m in module.modules()):
-            return  # it averages by itself
         parameters = list(module.parameters())
         self._frozen[id(module)] = [p for p in parameters if not p.requires_grad]
         self._adopt(id(module), parameters)
+
+    def detach(self, module: nn.Module) -> None:
+        """Leave a module to others: it was wrapped, or sharded, after it was attached."""
+        for bucket in self._modules.pop(id(module), ()):
+            self._known.difference_update(id(p) for p in bucket.parameters)
+        self._frozen.pop(id(module), None)
 
     def _adopt(self, module: int, parameters: list[nn.Parameter]) -> bool:
         """Average those parameters that need it and aren't yet; False if there are none."""

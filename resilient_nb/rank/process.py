@@ -20,7 +20,6 @@ import threading
 import time
 import types
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NoReturn
 
 import cloudpickle
@@ -39,10 +38,15 @@ from resilient_nb.rank.link import Link
 from resilient_nb.rank.run import Run
 from resilient_nb.rank.saver import Saver
 from resilient_nb.rank.scaling import Growth
-from resilient_nb.rank.state import Stored, Tracker
+from resilient_nb.rank.schedule import Schedule
+from resilient_nb.rank.shelved import ShelvedWriter, open_start
+from resilient_nb.rank.state import Tracker
+from resilient_nb.rank.stored import Stored
 from resilient_nb.rank.telemetry import Telemetry
-from resilient_nb.storage.blobs import BlobStore
-from resilient_nb.storage.checkpoints import open_checkpoint
+from resilient_nb.rank.writer import Writer, WriterProcess
+from resilient_nb.storage.encryption import CAPTURED, decrypt_file, encrypt_file
+from resilient_nb.storage.reading import Checkpoint
+from resilient_nb.storage.stores import open_store, out_key, read_blob, sub_folder
 from resilient_nb.supervisor.seats import Seat
 from resilient_nb.wire.orders import Attempt, Committed, Leave, Note
 
@@ -59,14 +63,17 @@ def main(
         channel: the socket to the supervisor.
         rendezvous: rank 0's listening socket, already bound.
     """
-    process = _Rank(attempt, rank, channel)
+    # Now, while there are no threads. It must not hold our sockets: their end is our end.
+    writer = WriterProcess([fd for fd in (channel.fileno(), rendezvous) if fd is not None])
+    process = _Rank(attempt, rank, channel, writer)
     process.end(process.run(seat, rendezvous))
 
 
 class _Rank:
-    def __init__(self, attempt: Attempt, rank: int, channel: socket.socket) -> None:
+    def __init__(self, attempt: Attempt, rank: int, channel: socket.socket, writer: Writer) -> None:
         self._attempt = attempt
         self._rank = rank
+        self._writer = writer
         self._telemetry = Telemetry(attempt, rank)
         self._boundary: Boundary | None = None
         self._leaving: Leaving | None = None
@@ -107,7 +114,14 @@ class _Rank:
         namespace = _namespace(attempt)
         group = Group(attempt, self._rank, seat, rendezvous)
         self._leaving = Leaving(group, self._underway, self._leave_now)
-        self._saver = Saver(attempt, self._rank, group.store, self._link.fact, self._note)
+        stored = Stored(_start(attempt, seat.shelf), self._rank) if attempt.start_id else None
+        if seat.shelf:
+            runs = sub_folder(attempt.store, "runs")
+            self._writer = ShelvedWriter(self._writer, runs, seat.shelf, self._note)
+        self._saver = Saver(
+            attempt, self._rank, group.store, self._link.fact, self._note, self._writer,
+            stored.manifest if stored else None,
+        )  # fmt: skip
         parts = Parts(
             group,
             Tracker(self._rank, namespace, self._note),
@@ -116,8 +130,8 @@ class _Rank:
             self._leaving,
             Growth.of(attempt),
         )
-        stored = Stored(open_checkpoint(attempt.start), self._rank) if attempt.start else None
-        boundary = Boundary(parts, attempt.interval, stored, self._note)
+        schedule = Schedule(group, attempt.interval, attempt.mtbf)
+        boundary = Boundary(parts, schedule, stored, self._note)
         self._boundary = boundary
         run = Run(boundary, attempt.seed)
         namespace["run"] = run
@@ -191,14 +205,25 @@ def _seed(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def _start(attempt: Attempt, shelf: str) -> Checkpoint:
+    """Open the checkpoint that the attempt goes on from.
+
+    What is in memory is read there, and what the store has lost in a replica.
+    """
+    assert attempt.start_id is not None
+    places = [sub_folder(place, "runs") for place in (attempt.store, *attempt.replicas)]
+    return open_start(places, attempt.start_id, shelf)
+
+
 def _namespace(attempt: Attempt) -> dict[str, Any]:
     """Return the cell's globals: a module `__main__` of its own, with the captured names."""
     module = types.ModuleType("__main__")
     sys.modules["__main__"] = module
     namespace = module.__dict__
     if attempt.captured is not None:
-        blob = BlobStore(Path(attempt.store, "blobs")).path(attempt.captured)
-        namespace.update(pickle.loads(blob.read_bytes()))
+        store = open_store([attempt.store, *attempt.replicas])
+        payload = read_blob(store, attempt.captured)
+        namespace.update(pickle.loads(decrypt_file(payload, CAPTURED, "What the cell captured")))
     return namespace
 
 
@@ -235,9 +260,6 @@ def _write_out(attempt: Attempt, namespace: dict[str, Any]) -> None:
                     f"--out {name}: a {type(value).__name__} can't be sent back ({cause})."
                 ) from cause
         raise InvalidRequest(f"--out: {error}") from error
-    folder = Path(attempt.store, "out", attempt.run, str(attempt.number))
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    part = folder / f"out.pkl.{attempt.epoch}"
-    part.write_bytes(payload)
-    part.chmod(0o600)
-    part.replace(folder / "out.pkl")
+    store, key = open_store(attempt.store), out_key(attempt.run, attempt.number)
+    store.delete([key])  # an earlier attempt's, of which nobody has heard
+    store.create(key, encrypt_file(payload, key))

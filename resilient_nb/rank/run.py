@@ -17,6 +17,7 @@ from resilient_nb.core.names import check_name
 from resilient_nb.errors import InvalidRequest
 from resilient_nb.rank.batches import Place, Plan, Source
 from resilient_nb.rank.boundary import Boundary
+from resilient_nb.rank.waiting import NAME as WAITING
 
 
 class Run:
@@ -74,7 +75,7 @@ class Run:
             raise InvalidRequest("run.track needs names: run.track(model=model, ...).")
         for name in objects:
             check_name(name, "tracked object's")
-            if name.startswith("rank-"):
+            if name.startswith("rank-") or name == WAITING:
                 raise InvalidRequest(f"{name!r} is reserved: choose another name.")
         self._boundary.track(objects)
 
@@ -111,12 +112,14 @@ class Run:
         grow = growth.batch if growth is not None else None
         plan = Plan(batch_size, epochs, shuffle, drop_last, self._seed, grow)
         source = Source(data, plan, self.rank, self.world_size)
-        return self._batches(source)
+        return self._batches(source, data, plan)
 
-    def _batches(self, source: Source) -> Iterator[Any]:
+    def _batches(self, source: Source, data: Any, plan: Plan) -> Iterator[Any]:
         loop, boundary = self._next_loop(), self._boundary
         source.reseed(loop)
         start = boundary.enter(loop)
+        if self.rank == 0:  # which writes manifests
+            boundary.origin.batches(loop, data, plan)
         if start is None:
             return
         left = source.left(start)
@@ -147,6 +150,8 @@ class Run:
     def _steps(self, count: int) -> Iterator[int]:
         loop, boundary = self._next_loop(), self._boundary
         start = boundary.enter(loop)
+        if self.rank == 0:
+            boundary.origin.steps(loop, count)
         if start is None:
             return
         boundary.total = boundary.step + max(0, count - start.batch)

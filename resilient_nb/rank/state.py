@@ -8,8 +8,7 @@ list or a `best` loss goes on too; what the loop didn't change stays as the cell
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,51 +16,22 @@ import torch
 from torch import nn
 
 from resilient_nb.errors import CannotStore, CheckpointError, InvalidRequest
+from resilient_nb.rank.gradients import averages_itself, left_out
+from resilient_nb.rank.live import live_tensors
 from resilient_nb.rank.randomness import random_state, set_random_state
-from resilient_nb.rank.tensors import check_storable, from_leaf, map_leaves, map_tensors, to_leaf
-from resilient_nb.storage.checkpoints import Checkpoint
-from resilient_nb.storage.tree import Json, TensorLeaf, flatten, unflatten
+from resilient_nb.rank.segment import ALIGNMENT, aligned
+from resilient_nb.rank.sharded import is_sharded, local_of
+from resilient_nb.rank.snapshot import Copier, Part, Snapshot, Sources
+from resilient_nb.rank.stored import Stored
+from resilient_nb.rank.tensors import map_tensors, to_leaf, where_is
+from resilient_nb.rank.waiting import NAME, give_gradients, waiting_gradients
+from resilient_nb.storage.tree import Json, TensorLeaf, flatten
 
 _PLAIN = (
     bool, int, float, complex, str, bytes, list, dict, tuple, set, type(None),
 )  # fmt: skip
 #: Plain values beyond this many characters (or bytes of tensors) are left alone (and said so).
 _PLAIN_LIMIT = 1 << 20
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """A rank's state at a step, copied: nothing in it is shared with the training loop."""
-
-    leaves: dict[str, TensorLeaf]  # of tracked objects, by names that all ranks share
-    documents: dict[str, Json]
-    own_leaves: dict[str, TensorLeaf]  # of this rank alone, under `rank-<n>/`
-    own_document: dict[str, Json]
-
-
-class Buffers:
-    """Memory that snapshots are copied into, used again for the next one."""
-
-    def __init__(self) -> None:
-        self._pool: list[torch.Tensor] = []
-        self._used = 0
-
-    def begin(self) -> None:
-        """Reuse everything: the last snapshot has been written."""
-        self._used = 0
-
-    def like(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Return a CPU tensor of the same shape and dtype."""
-        if self._used < len(self._pool):
-            old = self._pool[self._used]
-            if old.shape == tensor.shape and old.dtype == tensor.dtype:
-                self._used += 1
-                return old
-            del self._pool[self._used :]
-        new = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.device.type == "cuda")
-        self._pool.append(new)
-        self._used += 1
-        return new
 
 
 class Tracker:
@@ -73,7 +43,7 @@ class Tracker:
         self._note = note
         self._objects: dict[str, Any] = {}
         self._baseline: dict[str, str] = {}
-        self._buffers = Buffers()
+        self._copier = Copier()
 
     @property
     def names(self) -> list[str]:
@@ -83,6 +53,15 @@ class Tracker:
     def modules(self) -> list[nn.Module]:
         """Return the tracked modules, in the order of tracking."""
         return [o for o in self._objects.values() if isinstance(o, nn.Module)]
+
+    def wrapped(self) -> set[int]:
+        """Return the ids of parameters that a DDP or FSDP module of the cell averages.
+
+        The cell may track the module inside it.
+        """
+        values = (*self._namespace.values(), *self._objects.values())
+        modules = [v for v in values if isinstance(v, nn.Module) and averages_itself(v)]
+        return {id(p) for module in modules for p in module.parameters()}
 
     def add(self, name: str, value: Any) -> None:
         """Track an object.
@@ -102,7 +81,11 @@ class Tracker:
         """Track what the cell's names hold, unless the cell has tracked something itself."""
         if self._objects:
             self._warn_untracked()
-            return
+        else:
+            self._find()
+        self._warn_unsharded()
+
+    def _find(self) -> None:
         kinds = (nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)
         scaler = torch.amp.GradScaler
         seen: set[int] = set()
@@ -134,39 +117,69 @@ class Tracker:
         if left and not self._rank:
             self._note(f"Not tracked, so not kept and not averaged over ranks: {', '.join(left)}.")
 
+    def _warn_unsharded(self) -> None:
+        for name, value in self._objects.items():
+            left = left_out(value) if isinstance(value, nn.Module) else []
+            if left and not self._rank:
+                self._note(
+                    f"Of {name!r} some parameters are sharded, but not {left[0]} ({len(left)} in "
+                    "all): nobody averages its gradients over ranks."
+                )
+
     def mark(self) -> None:
         """Remember plain values as they are before the first step."""
         self._baseline = {name: _look(value) for name, value in self._plain().items()}
 
     # --- out ----------------------------------------------------------------------------
 
-    def snapshot(self) -> Snapshot:
-        """Copy the state.
+    def snapshot(self, at_once: bool = True, stepped: set[int] | None = None) -> Snapshot:
+        """Copy the state; the snapshot before must have been written.
+
+        Args:
+            at_once: whether all of it is copied before this returns. Otherwise what only the
+                optimizer's step changes is copied while the loop's next turn is under way.
+            stepped: ids of the optimizers that stepped in the turn that has ended; None if no
+                gradients are to be kept.
 
         Raises:
             CannotStore: naming what has no representation.
         """
-        self._buffers.begin()
-        pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
+        sources = Sources()
         leaves: dict[str, TensorLeaf] = {}
         documents: dict[str, Json] = {}
-        for name, value in self._objects.items():
-            state = map_tensors(_state_of(value), lambda t, n=name: self._copy(t, n, pairs))
-            documents[name], found = flatten(state, name)
-            leaves.update(_detached(found))
+        gradients = {} if stepped is None else waiting_gradients(self._objects, stepped)
+        for name, value in {**self._objects, **({NAME: gradients} if gradients else {})}.items():
+            documents[name], found = flatten(_stand_ins(sources, name, value), name)
+            leaves.update(found)
         own: dict[str, Any] = {"random": random_state(), "plain": self._changed()}
         own = map_tensors(own, to_leaf)
         document, own_leaves = flatten(own, f"rank-{self._rank}")
-        _copy_all(pairs)
-        return Snapshot(leaves, documents, _detached(own_leaves), {"state": document})
+        parts = Part(leaves, documents), Part(own_leaves, {"state": document})
+        return self._copier.copy(parts, sources, set() if at_once else self._steady())
 
-    def _copy(
-        self, tensor: torch.Tensor, name: str, pairs: list[tuple[torch.Tensor, torch.Tensor]]
-    ) -> TensorLeaf:
-        check_storable(tensor, f"A tensor of {name!r}")
-        buffer = self._buffers.like(tensor)
-        pairs.append((buffer, tensor.detach()))
-        return to_leaf(buffer)
+    def prepare(self) -> None:
+        """The state has the size that it will have: make room for copies of it."""
+        sizes: list[int] = []
+        for value in self._objects.values():
+            map_tensors(_state_of(value), lambda tensor: sizes.append(local_of(tensor).nbytes))
+        self._copier.prepare(sum(aligned(size, size) + ALIGNMENT for size in sizes) + _PLAIN_LIMIT)
+
+    def on_wait(self, told: Callable[[float], None]) -> None:
+        """Have a function told for how many seconds each step waits for a snapshot."""
+        self._copier.on_wait = told
+
+    def let_go(self) -> None:
+        """The cell's code is about to do as it likes: wait until the state is copied."""
+        self._copier.fence()
+
+    def _steady(self) -> set[int]:
+        """Return the addresses of tensors that change in optimizers' steps only."""
+        steady = {local_of(p).data_ptr() for module in self.modules() for p in module.parameters()}
+        for value in self._objects.values():
+            if isinstance(value, torch.optim.Optimizer):
+                for state in value.state.values():
+                    map_tensors(state, lambda tensor: steady.add(local_of(tensor).data_ptr()))
+        return steady
 
     # --- in -----------------------------------------------------------------------------
 
@@ -177,9 +190,9 @@ class Tracker:
             CheckpointError: the checkpoint lacks one, or its state doesn't fit the object.
         """
         for name in self._objects if names is None else names:
-            state = stored.state(name)
+            value = self._objects[name]
             try:
-                _give_back(self._objects[name], state)
+                _give_back(value, stored.state(name, live_tensors(value, name)))
             except (RuntimeError, ValueError, KeyError, TypeError) as error:
                 raise CheckpointError(
                     f"The state of {name!r} in checkpoint {stored.id} doesn't fit this cell's "
@@ -188,7 +201,8 @@ class Tracker:
                 ) from error
 
     def restore_own(self, stored: Stored) -> None:
-        """Give back random numbers and the plain values that the loop had changed."""
+        """Give back random numbers, gradients, and the plain values that the loop had changed."""
+        give_gradients(self._objects, stored)
         own = stored.own()
         for name, value in own["plain"].items():
             old = self._namespace.get(name)
@@ -212,6 +226,7 @@ class Tracker:
             for name, value in self._namespace.items()
             if not name.startswith("_")
             and not isinstance(value, nn.Parameter)
+            and not is_sharded(value)
             and (type(value) in _PLAIN or isinstance(value, (np.generic, torch.Tensor)))
             and id(value) not in tracked
         }
@@ -228,7 +243,7 @@ class Tracker:
             ):
                 continue  # an optimizer's group, say: kept with what is tracked
             try:
-                plain = map_tensors(value, lambda t: t.detach().cpu().clone())
+                plain = map_tensors(value, _copied)
                 _, leaves = flatten(map_tensors(plain, to_leaf), "plain")
             except (CannotStore, RecursionError, TypeError, RuntimeError):
                 if _look(value) != self._baseline.get(name):
@@ -244,70 +259,6 @@ class Tracker:
                 continue
             changed[name] = plain
         return changed
-
-
-class Stored:
-    """A checkpoint as one rank reads it; tensors are read once and kept until `forget`."""
-
-    def __init__(self, checkpoint: Checkpoint, rank: int) -> None:
-        self.id = checkpoint.manifest.id
-        self.step = checkpoint.manifest.step
-        info: Any = checkpoint.manifest.info
-        self.position: dict[str, int] = info["position"]
-        self.numerics: dict[str, str] = info["numerics"]
-        self._checkpoint = checkpoint
-        world = checkpoint.manifest.world_size
-        # A rank that the checkpoint doesn't know takes what rank 0 had.
-        self.knows_rank = rank < world
-        self._rank = rank if rank < world else 0
-        self._shared: Any = checkpoint.document("shared")
-        self._mine: Any = checkpoint.document(f"rank-{self._rank}")
-        self._leaves: dict[str, TensorLeaf] = {}
-
-    def state(self, name: str) -> Any:
-        """Return a tracked object's state as it was on this rank, tensors as tensors."""
-        document = self._mine.get("documents", {}).get(name, self._shared.get(name))
-        if document is None:
-            raise CheckpointError(
-                f"Checkpoint {self.id} has no {name!r}, only: "
-                f"{', '.join(self._shared) or 'nothing'}. Track the "
-                "same names, or start over with --resume never."
-            )
-        return map_leaves(unflatten(document, _Lookup(self)), _fresh)
-
-    def own(self) -> Any:
-        """Return what only this rank had: random numbers, plain values."""
-        return map_leaves(unflatten(self._mine["state"], _Lookup(self)), _fresh)
-
-    def forget(self) -> None:
-        """Let go of the tensors that were read."""
-        self._leaves.clear()
-
-    def leaf(self, name: str) -> TensorLeaf:
-        """Read one tensor: this rank's own version if it had one."""
-        if name not in self._leaves:
-            own = name in self._mine.get("tensors", ())
-            self._leaves[name] = self._checkpoint.read(f"rank-{self._rank}/{name}" if own else name)
-        return self._leaves[name]
-
-
-class _Lookup(Mapping[str, TensorLeaf]):
-    def __init__(self, stored: Stored) -> None:
-        self._stored = stored
-
-    def __getitem__(self, name: str) -> TensorLeaf:
-        return self._stored.leaf(name)
-
-    def __iter__(self) -> Any:
-        raise TypeError("names are looked up, not listed")
-
-    def __len__(self) -> int:
-        raise TypeError("names are looked up, not counted")
-
-
-def _fresh(leaf: TensorLeaf) -> Any:
-    # A copy: the leaf may be given back a second time, at the place in the loop.
-    return from_leaf(TensorLeaf(leaf.array.copy(), leaf.torch_dtype))
 
 
 def _look(value: Any) -> str:
@@ -326,14 +277,6 @@ def _holds_any(value: Any, tensors: set[int]) -> bool:
     return any(found)
 
 
-def _detached(leaves: dict[str, TensorLeaf]) -> dict[str, TensorLeaf]:
-    """Return leaves with numpy arrays copied (tensors were): the loop may change its own."""
-    return {
-        name: TensorLeaf(leaf.array.copy(), None) if leaf.torch_dtype is None else leaf
-        for name, leaf in leaves.items()
-    }
-
-
 def _has_state(value: Any) -> bool:
     if hasattr(value, "state_dict") and hasattr(value, "load_state_dict"):
         return True
@@ -343,6 +286,18 @@ def _has_state(value: Any) -> bool:
 def _is_stateless(value: Any) -> bool:
     """Losses such as CrossEntropyLoss are modules without any state."""
     return isinstance(value, nn.Module) and not value.state_dict()
+
+
+def _copied(tensor: torch.Tensor) -> torch.Tensor:
+    if is_sharded(tensor):
+        raise CannotStore("sharded tensors are kept if they are tracked")
+    return tensor.detach().cpu().clone()
+
+
+def _stand_ins(sources: Sources, name: str, value: Any) -> Any:
+    """Return the state of a tracked object, with leaves in place of tensors."""
+    state = _state_of(value)
+    return map_tensors(state, lambda t: sources.add(t, lambda: where_is(t, state, name)))
 
 
 def _state_of(value: Any) -> Any:
@@ -372,15 +327,3 @@ def _give_back(value: Any, state: Any) -> None:
 def _refill(value: Any, content: Any) -> None:
     value.clear()
     (value.extend if isinstance(value, list) else value.update)(content)
-
-
-def _copy_all(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
-    """Copy in one call a dtype and device: it holds the GIL no longer than needed."""
-    groups: dict[Any, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
-    for to, source in pairs:
-        tos, sources = groups.setdefault((source.dtype, source.device), ([], []))
-        tos.append(to)
-        sources.append(source)
-    with torch.no_grad():
-        for tos, sources in groups.values():
-            torch._foreach_copy_(tos, sources)

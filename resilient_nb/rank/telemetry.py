@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
+from resilient_nb.core.model import Cadence
 from resilient_nb.wire.orders import Attempt, Sample
 
 #: The rate shown is that of the last seconds, smoothed with this time constant.
@@ -20,6 +21,7 @@ class Telemetry:
         self.step = 0
         self.total: int | None = None
         self.state = "starting"
+        self.cadence: Cadence | None = None
         self._points: list[tuple[int, Mapping[str, float]]] = []
         self._latest: dict[str, float] = {}
         self._rate = 0.0
@@ -47,6 +49,7 @@ class Telemetry:
             total_steps=self.total,
             rate=self._rate,
             points=tuple(points),
+            cadence=self.cadence,
         )
 
     def _measure(self) -> None:

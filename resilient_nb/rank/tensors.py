@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from resilient_nb.errors import CannotStore
 from resilient_nb.storage.tree import TensorLeaf
 
 #: Dtypes that numpy lacks are stored as the bits of an unsigned integer of the same width.
-_BITS = {1: torch.uint8, 2: torch.uint16}
+_BITS = {1: torch.uint8, 2: torch.uint16, 4: torch.uint32}
 _NATIVE = {
     torch.bool, torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int8, torch.int16,
     torch.int32, torch.int64, torch.float16, torch.float32, torch.float64, torch.complex64,
@@ -24,10 +25,17 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def check_storable(tensor: torch.Tensor, where: str) -> None:
-    """Raise CannotStore for tensors whose values have no plain dense bytes."""
+def numpy_dtype(dtype: torch.dtype) -> str:
+    """Return what numpy calls the array that `to_leaf` gives."""
+    if dtype in _NATIVE:
+        return dtype_name(dtype)
+    return f"uint{8 * dtype.itemsize}"
+
+
+def check_storable(tensor: torch.Tensor, where: Callable[[], str]) -> None:
+    """Raise CannotStore, which says `where` it is, for tensors that have no plain dense bytes."""
     reason = None
-    if tensor.is_quantized:
+    if tensor.is_quantized or dtype_name(tensor.dtype).startswith("q"):
         reason = "a quantized tensor"
     elif tensor.layout is not torch.strided:
         reason = f"a sparse tensor ({dtype_name(tensor.layout)})"  # type: ignore[arg-type]
@@ -37,8 +45,28 @@ def check_storable(tensor: torch.Tensor, where: str) -> None:
         reason = f"of dtype {tensor.dtype}"
     if reason is not None:
         raise CannotStore(
-            f"{where} is {reason}; checkpoints hold dense tensors. Convert it, or leave it out."
+            f"{where()} is {reason}; checkpoints hold dense tensors. Convert it, or leave it out."
         )
+
+
+def is_plain(tensor: torch.Tensor) -> bool:
+    """Whether values can be read right into the tensor's memory."""
+    return (
+        type(tensor) in (torch.Tensor, torch.nn.Parameter)
+        and tensor.device.type == "cpu"
+        and tensor.layout is torch.strided
+        and tensor.is_contiguous()
+        and not (tensor.is_quantized or tensor.is_conj() or tensor.is_neg())
+        and (tensor.dtype in _NATIVE or tensor.element_size() in _BITS)
+    )
+
+
+def copyable(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a view that torch can copy: of some dtypes (int4, bits8) it knows only the bits."""
+    dtype = tensor.dtype
+    if dtype in _NATIVE or dtype.is_floating_point or dtype.is_complex:
+        return tensor
+    return tensor.view(_BITS[tensor.element_size()])
 
 
 def to_leaf(tensor: torch.Tensor) -> TensorLeaf:
@@ -68,6 +96,27 @@ def map_tensors(value: Any, change: Any) -> Any:
     if type(value) in (list, tuple):
         return type(value)(map_tensors(item, change) for item in value)
     return value
+
+
+def where_is(tensor: torch.Tensor, state: Any, name: str) -> str:
+    """Say which tensor of a tracked object's state it is."""
+    path = _path(tensor, state)
+    return f"Tensor {'.'.join(map(str, path))} of {name!r}" if path else f"Tensor {name!r}"
+
+
+def _path(tensor: torch.Tensor, value: Any) -> tuple[Any, ...] | None:
+    """Return the keys that lead to a tensor, None if it isn't there."""
+    if value is tensor:
+        return ()
+    items: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, dict):
+        items = value.items()
+    elif type(value) in (list, tuple):
+        items = enumerate(value)
+    for key, item in items:
+        if (path := _path(tensor, item)) is not None:
+            return (key, *path)
+    return None
 
 
 def map_leaves(value: Any, change: Any) -> Any:

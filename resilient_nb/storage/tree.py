@@ -53,6 +53,33 @@ _WAY_OUT = (
 )
 
 
+@dataclass(frozen=True)
+class Shard:
+    """Which part of a tensor a rank holds: chunk `index` of a regular grid over `shape`.
+
+    `chunk` is the shape of a whole chunk; those at the end of an axis may be smaller. A rank that
+    holds nothing has an index behind the grid's end.
+    """
+
+    shape: tuple[int, ...]
+    chunk: tuple[int, ...]
+    index: tuple[int, ...]
+
+    @property
+    def start(self) -> tuple[int, ...]:
+        """The index of the part's first element in the tensor."""
+        return tuple(
+            min(i * c, n) for i, c, n in zip(self.index, self.chunk, self.shape, strict=True)
+        )
+
+    @property
+    def extent(self) -> tuple[int, ...]:
+        """The part's shape."""
+        return tuple(
+            min(c, n - s) for s, c, n in zip(self.start, self.chunk, self.shape, strict=True)
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class TensorLeaf:
     """One array and whether it was a torch tensor.
@@ -62,10 +89,12 @@ class TensorLeaf:
             integer of the same width: uint16 for bfloat16, uint8 for float8_e4m3fn.
         torch_dtype: the tensor's dtype as torch names it ("float32", "bfloat16"), always given
             for a torch tensor; None if it was a numpy array.
+        shard: which part of a tensor `array` is, if other ranks hold the others.
     """
 
     array: npt.NDArray[Any]
     torch_dtype: str | None
+    shard: Shard | None = None
 
 
 def flatten(state: object, root: str) -> tuple[Json, dict[str, TensorLeaf]]:
@@ -110,6 +139,20 @@ def unflatten(document: Json, leaves: Mapping[str, TensorLeaf]) -> object:
         return _decode(tag, body, leaves)
     except (ValueError, TypeError, AttributeError, struct.error) as error:
         raise CheckpointError(f"The state document has a malformed {tag!r}: {error}.") from error
+
+
+def tensor_names(document: Json) -> list[str]:
+    """Return the names of the tensors in a document that `flatten` made, in its order."""
+    if isinstance(document, list):
+        return [name for item in document for name in tensor_names(item)]
+    if not isinstance(document, dict):
+        return []
+    [(tag, body)] = document.items()
+    if tag == "tensor":
+        return [str(body)]
+    if tag == "dict" and isinstance(body, dict):
+        return [name for value in body.values() for name in tensor_names(value)]
+    return tensor_names(body) if tag in ("items", "tuple") else []
 
 
 class _Flattener:

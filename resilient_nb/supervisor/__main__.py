@@ -11,6 +11,7 @@ from pathlib import Path
 from resilient_nb.supervisor.children import become_subreaper
 from resilient_nb.supervisor.loop import Supervisor
 from resilient_nb.supervisor.place import Place, listen
+from resilient_nb.supervisor.shelf import drop as drop_shelf
 
 
 def main() -> None:
@@ -37,6 +38,7 @@ def main() -> None:
     finally:
         place.socket.unlink(missing_ok=True)
         place.pid.unlink(missing_ok=True)
+        drop_shelf(place)
 
 
 if __name__ == "__main__":

@@ -72,7 +72,9 @@ class Child:
         for pid in descendants(self.pid):
             try:
                 process = psutil.Process(pid)
-                rss += process.memory_info().rss
+                memory = process.memory_info()
+                # What the rank shares with its writer (snapshots) or data loaders counts once.
+                rss += memory.rss - (memory.shared if pid != self.pid else 0)
                 times = process.cpu_times()
                 cpu += times.user + times.system
             except psutil.Error:

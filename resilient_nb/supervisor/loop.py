@@ -23,6 +23,7 @@ from resilient_nb.errors import VersionMismatch
 from resilient_nb.supervisor.children import Child, Entry, fork_rank, load_entry, reap
 from resilient_nb.supervisor.place import Place
 from resilient_nb.supervisor.seats import Seat, first_fit
+from resilient_nb.supervisor.shelf import find as find_shelf
 from resilient_nb.wire.codec import build, plain
 from resilient_nb.wire.frames import FrameReader, frame
 from resilient_nb.wire.orders import (
@@ -267,6 +268,7 @@ class Supervisor:
             return
         begun = self._begun_ranks(attempt)
         slots = order.slots or order.count
+        shelf = find_shelf(self._place) if attempt.memory_copies else ""
         first_slot = first_fit((child.seat for child in self._live()), slots)
         listener = self._rendezvous.pop((attempt.job, attempt.epoch), None)
         for rank in range(order.first, order.first + order.count):
@@ -276,7 +278,7 @@ class Supervisor:
             log = self._place.log(attempt.run, attempt.number, attempt.epoch, rank)
             fd = listener.fileno() if listener is not None and rank == 0 else None
             let_go = partial(self._let_go, listener if rank else None)
-            seat = Seat(rank - order.first, order.count, slots, first_slot)
+            seat = Seat(rank - order.first, order.count, slots, first_slot, shelf)
             try:
                 child = fork_rank(self._entry, attempt, rank, seat, log, fd, let_go)
             except OSError as error:

@@ -28,6 +28,14 @@ class Place:
         """Return the place of a host's supervisor below a home folder."""
         return cls(home / "supervisors" / f"{cluster_id}-{host}")
 
+    def alive(self) -> bool:
+        """Whether a supervisor of this machine serves the folder."""
+        try:
+            command = Path(f"/proc/{int(self.pid.read_text())}/cmdline").read_bytes()
+        except (OSError, ValueError):
+            return False
+        return os.fsencode(self.folder) in command.split(b"\0")
+
     def make(self) -> None:
         """Create the folder, for its owner only."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -15,12 +15,14 @@ class Seat:
         ranks: how many of them are here.
         slots: how many slots they share.
         first_slot: the number of the first of these on the host, from 0.
+        shelf: where the host keeps checkpoints in memory, "" if it doesn't.
     """
 
     local_rank: int
     ranks: int
     slots: int
     first_slot: int = 0
+    shelf: str = ""
 
 
 def first_fit(taken: Iterable[Seat], slots: int) -> int:

@@ -58,6 +58,11 @@ def a_checkpoint(
     return replace(checkpoint, **changes)
 
 
+def an_import(run: str = "pretrained", step: int = 0, **changes: Any) -> Checkpoint:
+    """Return the checkpoint that a run begins with if it was imported."""
+    return replace(a_checkpoint(run, step), **{"job": "", **changes})
+
+
 def an_error(kind: str = "RuntimeError", message: str = "boom", **changes: Any) -> RemoteError:
     """Return an exception that a cell raised in its second line."""
     error = RemoteError(kind, message, (Frame("<cell>", 2, "<module>", "train()"),))

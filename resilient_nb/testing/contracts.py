@@ -26,6 +26,7 @@ from resilient_nb.testing.builders import (
     Story,
     a_checkpoint,
     a_failure,
+    an_import,
     failed,
     on_hosts,
 )
@@ -50,9 +51,15 @@ def a_history() -> Story:
     assert head is not None
     story.then(ev.HeadMoved(story.now, "digits", "digits/00000020-e1", "ada"))
     story.then(ev.CheckpointTagged(story.now, "digits", head, "production"))
+    story.then(ev.CheckpointTagged(story.now, "digits", head, "best"))
+    story.then(ev.HeadMoved(story.now, "digits", head, "ada"))
+    old = ("digits/00000020-e1",)
+    story.then(ev.CheckpointsDropped(story.now, "digits", old, "last=1"))
     story.run("fork", head).submit("fork").cancel("fork").submit("fork").start("fork")
     story.then(ev.PriorityInherited(story.now, story.job("fork").id, Priority.URGENT))
-    return story.stop(run="fork").end(failed(0), run="fork").fail("fork")
+    story.stop(run="fork").end(failed(0), run="fork").fail("fork")
+    story.run("pretrained").then(ev.CheckpointImported(story.now, an_import("pretrained")))
+    return story.submit("pretrained").start("pretrained").checkpoint(10, "pretrained")
 
 
 class JournalContract:
@@ -169,7 +176,8 @@ def _run_problems(world: World, run: Run) -> list[str]:
         found.append(f"run {run.name} has several unfinished jobs")
     if any(job.run != run.name for job in jobs) or len(set(run.jobs)) != len(run.jobs):
         found.append(f"run {run.name} has jobs that aren't its own")
-    if run.epoch != max((job.epoch for job in jobs), default=0):
+    epochs = [c.epoch for c in run.checkpoints.values() if not c.job]
+    if run.epoch != max([*epochs, *(job.epoch for job in jobs)], default=0):
         found.append(f"run {run.name} is in epoch {run.epoch}, which is none of its jobs'")
     for what in [run.head, run.forked_from, *run.tags.values()]:
         try:
@@ -178,12 +186,26 @@ def _run_problems(world: World, run: Run) -> list[str]:
             known = False
         if not known:
             found.append(f"run {run.name} points at the unknown checkpoint {what}")
+    found += _lineage_problems(world, run)
     for identity, checkpoint in run.checkpoints.items():
         if (checkpoint.id, checkpoint.run) != (identity, run.name):
             found.append(f"run {run.name} holds the foreign checkpoint {checkpoint.id}")
-        if checkpoint.job not in run.jobs:
+        if checkpoint.job not in ("", *run.jobs):
             found.append(f"checkpoint {identity} is of {checkpoint.job}, no job of this run")
     return found
+
+
+def _lineage_problems(world: World, run: Run) -> list[str]:
+    parents = [c.parent for c in run.checkpoints.values()]
+    pointers = {p for p in [run.head, run.forked_from, *run.tags.values(), *parents] if p}
+    owners = {pointer: world.runs.get(pointer.partition("/")[0]) for pointer in pointers}
+    return [
+        f"run {run.name} refers to {pointer}, and {owner.name if owner else 'nobody'} knows"
+        for pointer, owner in sorted(owners.items())
+        if owner is None
+        or pointer not in owner.checkpoints
+        or (owner.name != run.name and run.name not in owner.offshoots)
+    ]
 
 
 def _job_problems(world: World, job: Job) -> list[str]:

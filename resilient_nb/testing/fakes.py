@@ -103,7 +103,8 @@ class RecordingLauncher:
 def fake_settings(home: Path, **changes: Any) -> Settings:
     """Return settings whose folders are below `home`."""
     values: dict[str, Any] = {"home": home, "store": home / "store", "host": "h0", "user": "ada"}
-    return Settings(**{**values, **changes})
+    values.update(changes)
+    return Settings(**{**values, "store": str(values["store"])})
 
 
 @dataclass

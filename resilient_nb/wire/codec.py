@@ -15,12 +15,12 @@ from resilient_nb.errors import VersionMismatch
 T = TypeVar("T")
 
 #: Grows when a message changes its meaning. Both sides must agree.
-PROTOCOL = 2
+PROTOCOL = 3
 
 #: Names on Dask's wire: a connection's first word, requests of notebooks, reports of agents,
-#: orders to them.
+#: orders to them, and what they ask each other.
 HELLO, REQUEST = "resilient_hello", "resilient_request"
-REPORT, ORDER = "resilient_report", "resilient_order"
+REPORT, ORDER, SHELF = "resilient_report", "resilient_order", "resilient_shelf"
 
 _BYTES = (bytes, bytearray, memoryview)
 

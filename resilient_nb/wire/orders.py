@@ -10,7 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from resilient_nb.core.model import Cell, Checkpoint, Interval, RankEnd, Resources, Scaling
+from resilient_nb.core.interval import PRESUMED
+from resilient_nb.core.model import (
+    Cadence,
+    Cell,
+    Checkpoint,
+    Interval,
+    RankEnd,
+    Resources,
+    Scaling,
+)
 from resilient_nb.wire.codec import Registry
 
 # --- down -------------------------------------------------------------------------------
@@ -52,6 +61,10 @@ class Attempt:
     scaling: Scaling = Scaling.NONE
     base_workers: int = 0  # the fewest that the job runs on
     elastic: bool = False  # the number of workers may be another in the next attempt
+    compress: str = ""  # how checkpoints are compressed: "" or zstd, zstd:LEVEL
+    mtbf: float = PRESUMED  # mean time between failures of the gang, in seconds
+    replicas: tuple[str, ...] = ()  # where what the store has lost may be read
+    memory_copies: int = 0  # hosts that have the newest checkpoint in memory, beside the gang's
 
     @property
     def granted(self) -> int:
@@ -112,11 +125,31 @@ class Acknowledge:
 
 
 @dataclass(frozen=True)
+class Shelve:
+    """Have a committed checkpoint in this host's memory. The agent does it, no supervisor.
+
+    `sources` are the addresses of other hosts' agents that may have it, or parts of it. `awaited`:
+    ranks that are about to start here go on from it, and wait for it a little.
+    """
+
+    checkpoint: str
+    sources: tuple[str, ...] = ()
+    awaited: bool = False
+
+
+@dataclass(frozen=True)
+class PutBack:
+    """The store has lost a checkpoint that this host has in memory: write it there again."""
+
+    checkpoint: str
+
+
+@dataclass(frozen=True)
 class Shutdown:
     """End all ranks and the supervisor."""
 
 
-ORDERS = Registry(Prepare, Launch, Leave, Kill, Committed, Acknowledge, Shutdown)
+ORDERS = Registry(Prepare, Launch, Leave, Kill, Committed, Acknowledge, Shelve, PutBack, Shutdown)
 
 # --- up ---------------------------------------------------------------------------------
 
@@ -145,6 +178,20 @@ class CheckpointWritten:
 
 
 @dataclass(frozen=True)
+class CheckpointFailed:
+    """A rank gave up writing a checkpoint: none of this step will follow in this attempt.
+
+    What was written of it may be removed at once. `errno` is 0 if it was no error of the system.
+    """
+
+    job: str
+    epoch: int
+    step: int
+    errno: int
+    text: str
+
+
+@dataclass(frozen=True)
 class RankDone:
     """How a rank ended. When rank 0 has finished, the values for `--out` are in the store."""
 
@@ -163,12 +210,15 @@ class Note:
     text: str
 
 
-FACTS = Registry(Prepared, RankStarted, CheckpointWritten, RankDone, Note)
+FACTS = Registry(Prepared, RankStarted, CheckpointWritten, CheckpointFailed, RankDone, Note)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A rank's last quarter of a second. `points` are (step, {metric: value})."""
+    """A rank's last quarter of a second. `points` are (step, {metric: value}).
+
+    `cadence` is rank 0's, once an interval of `auto` is known.
+    """
 
     job: str
     epoch: int
@@ -181,6 +231,7 @@ class Sample:
     cpu: float = 0.0
     pid: int = 0
     points: tuple[tuple[int, Mapping[str, float]], ...] = ()
+    cadence: Cadence | None = None
 
 
 @dataclass(frozen=True)
@@ -223,11 +274,29 @@ class Report:
     logs: tuple[LogChunk, ...] = ()
     slot: Resources = field(default_factory=Resources)  # what each slot has
     store_free: int | None = None  # free bytes of the store's file system
+    shelf: tuple[str, ...] | None = None  # checkpoints in memory; None: there can't be any
+    shelf_trouble: Mapping[str, str] = field(default_factory=dict)  # by run
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What of a run stays in a host's memory: its head, and what attempt `epoch` is writing.
+
+    `whole`: until the head is there with all it needs, the newest one before that is.
+    """
+
+    head: str | None
+    epoch: int
+    whole: bool
 
 
 @dataclass(frozen=True)
 class ReportReply:
-    """`log_sizes` says from where to go on with each log ("job/epoch/rank" to bytes)."""
+    """`log_sizes` says from where to go on with each log ("job/epoch/rank" to bytes).
+
+    Of runs that `shelf` doesn't name nothing stays in the host's memory.
+    """
 
     acknowledged: tuple[str, ...] = ()
     log_sizes: Mapping[str, int] = field(default_factory=dict)
+    shelf: Mapping[str, Kept] = field(default_factory=dict)

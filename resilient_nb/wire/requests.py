@@ -8,12 +8,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from resilient_nb.core.model import JobSpec
+from resilient_nb.core.differences import DiffReport
+from resilient_nb.core.model import Checkpoint, JobSpec, Keep
+from resilient_nb.core.recorded import CheckpointReport
+from resilient_nb.core.scrubbing import VerifyReport
+from resilient_nb.core.transfers import TransferReport
 from resilient_nb.core.views import (
     CheckpointView,
     ClusterView,
     JobView,
     QueueReport,
+    RetentionReport,
     RunView,
     WhyReport,
 )
@@ -216,10 +221,49 @@ class Restart:
     epoch: int
 
 
+@dataclass(frozen=True)
+class BeginImport:
+    """Ask whether a run of this name can begin with an import. Answered by an `ImportPlace`."""
+
+    run: str
+
+
+@dataclass(frozen=True)
+class ImportPlace:
+    """The store that the checkpoint is to be written to, and the cluster that it belongs to."""
+
+    store: str
+    cluster_id: str
+
+
+@dataclass(frozen=True)
+class Import:
+    """Begin a new run with a checkpoint that is in the store already. Answered by its `RunView`.
+
+    No job has written it: its `job` is "".
+    """
+
+    checkpoint: Checkpoint
+
+
+@dataclass(frozen=True)
+class Retain:
+    """Drop the checkpoints of a run that a rule doesn't keep. Answered by a `RetentionReport`.
+
+    Without a rule it is that of the run's newest job. `dry_run` drops nothing.
+    """
+
+    run: str
+    keep: Keep | None = None
+    dry_run: bool = False
+
+
 REQUESTS = Registry(
     GetCluster, PutBlob, Submit, Cancel, Resume, Rollback, Tag, Fork, Resolve, ListJobs,
-    ListRuns, Watch, ReadLog, ReadOut, VacateAll, GetQueue, Why, Restart,
+    ListRuns, Watch, ReadLog, ReadOut, VacateAll, GetQueue, Why, Restart, Retain, BeginImport,
+    Import,
 )  # fmt: skip
 
 #: What `--json` prints; `resilient schema` shows their JSON Schema.
-REPORTS = (ClusterView, JobView, RunView, CheckpointView, Submitted, QueueReport, WhyReport)
+REPORTS = (ClusterView, JobView, RunView, CheckpointView, Submitted, QueueReport, WhyReport,
+           RetentionReport, TransferReport, DiffReport, CheckpointReport, VerifyReport)  # fmt: skip

@@ -53,12 +53,13 @@ def submit(
     workers: int = 2,
     out: tuple[str, ...] = (),
     every: Interval | None = None,
+    resume: str = "auto",
     **options: Any,
 ) -> str:
     """Submit a cell and return the job."""
     cell = Cell(source, "Cell In[1]", "Cell In[1]")
     spec = JobSpec(cell, workers=workers, out=out, interval=every or Interval(steps=5), **options)
-    return client.submit(Submit(run, spec, uuid.uuid4().hex)).job
+    return client.submit(Submit(run, spec, uuid.uuid4().hex, resume=resume)).job
 
 
 def wait(client: Client, job: str, until: Callable[[JobView], bool]) -> JobView:

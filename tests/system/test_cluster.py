@@ -20,6 +20,7 @@ from resilient_nb.cluster.watchdog import end_tree
 from resilient_nb.config import load_settings
 from resilient_nb.core.model import JobState
 from resilient_nb.errors import AlreadyRunning, ClusterUnreachable
+from resilient_nb.loading import load_path
 from resilient_nb.processes import os_user
 
 RESILIENT = [sys.executable, "-m", "resilient_nb.cli"]
@@ -45,6 +46,26 @@ def test_another_process_finds_the_cluster_and_its_jobs(client: Client) -> None:
     assert job in [view["id"] for view in views]
     assert resilient("logs", job).stdout == "hello\n"
     assert json.loads(resilient("status", "--json").stdout)["slots"] == 4
+
+
+def test_a_shell_compares_checkpoints_and_shows_what_they_record(client: Client) -> None:
+    finish(client, submit(client, "compared", train(epochs=2), workers=2))
+    report = json.loads(resilient("diff", "compared@5", "compared", "--json").stdout)
+    assert (report["a"]["step"], report["b"]["step"]) == (5, 14)
+    changes = {tensor["name"]: tensor for tensor in report["tensors"]}
+    weights = [client.resolve(ref).path for ref in ("compared@5", "compared")]
+    a, b = (load_path(path, only="model")["0.weight"].double() for path in weights)
+    assert changes["model/0.weight"]["norm"] == pytest.approx((b - a).norm().item())
+    assert changes["model/1.num_batches_tracked"]["max_abs"] == 9
+    assert {"scheduler.last_epoch", "seen"} <= {value["path"] for value in report["state"]}
+    assert report["code"]["equal"] is True
+    assert not any(report[part] for part in ("config", "data", "versions", "environment", "notes"))
+
+    shown = resilient("checkpoints", "compared@10").stdout
+    for part in ("after compared@5", "run.batches(batch_size=30, epochs=2, shuffle=True",
+                 "TensorDataset", "210", "model = nn.Sequential(", "2 (2 ranks)"):  # fmt: skip
+        assert part in shown, shown
+    assert "compared@14  ◀ head" in resilient("checkpoints").stdout
 
 
 def test_the_cluster_is_its_owners(client: Client) -> None:

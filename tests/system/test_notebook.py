@@ -177,7 +177,7 @@ def test_completion(kernel: Kernel) -> None:
         ("x --workers 9", "1", "the cluster has 4 and can't grow"),
         ("../x", "1", "can't be a run name"),
         ("<b>x</b>", "1", "can't be a run name"),
-        ("x --keep 3", "1", "not available yet"),
+        ("x --deadline 3h", "1", "not available yet"),
         ("x --workers 4:2", "1", "Write --workers 2:4"),
         ("x --memory 2", "1", "Write 2MiB or 2GiB"),
         ("x --after nobody", "1", "no such job"),

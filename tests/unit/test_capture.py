@@ -387,7 +387,8 @@ def test_a_dry_run_says_what_the_queue_is_asked_for() -> None:
     assert text.split("\n")[1] == (
         "Run digits: 2 to 8 workers (elastic), learning rate scaled sqrt, each with 2.00 GiB of "
         "memory and 1 GPU, priority high in the admin lane, group vision, after prep, other#2, "
-        "expected to run 1 h 30 min, checkpoint every 30s, retries 3, resume auto, seed 0."
+        "expected to run 1 h 30 min, checkpoint interval auto (at most 1 %), retries 3, "
+        "resume auto, seed 0."
     )
 
 

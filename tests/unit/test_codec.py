@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resilient_nb import errors
-from resilient_nb.core.model import JobState
+from resilient_nb.core.interval import PRESUMED
+from resilient_nb.core.model import Cadence, Interval, JobState
+from resilient_nb.core.retention import parse_keep
 from resilient_nb.core.views import JobView, Live, job_view
 from resilient_nb.errors import ResilientError, VersionMismatch, from_wire
 from resilient_nb.testing.builders import (
@@ -25,6 +27,7 @@ from resilient_nb.testing.builders import (
     an_attempt,
     an_end,
     an_error,
+    an_import,
     failed,
 )
 from resilient_nb.wire import orders as od
@@ -35,10 +38,12 @@ from resilient_nb.wire.frames import FrameReader, frame
 ORDERS: list[Any] = [
     od.Prepare("a#1", 1), od.Launch(an_attempt("a#1"), 0, 2), od.Leave("a#1", 1, 2.5),
     od.Kill("a#1", 1), od.Committed("a#1", 1, 20), od.Acknowledge(("x", "y")), od.Shutdown(),
+    od.Shelve("a/00000020-e1", ("tcp://b",)), od.PutBack("a/00000020-e1"),
 ]  # fmt: skip
 FACTS: list[Any] = [
     od.Prepared("a#1", 1, 4000), od.RankStarted("a#1", 1, 0, 77), od.Note("a#1", 1, 0, "ü"),
     od.CheckpointWritten(a_checkpoint(metrics={"loss": 0.5}), "best"),
+    od.CheckpointFailed("a#1", 1, 20, 28, "The checkpoint at step 20 failed: full."),
     od.RankDone("a#1", 1, failed(0, an_error("KeyError"))), od.RankDone("a#1", 1, an_end()),
 ]  # fmt: skip
 REQUESTS: list[Any] = [
@@ -46,7 +51,8 @@ REQUESTS: list[Any] = [
     rq.Cancel("a"), rq.Resume("a", "r", "best"), rq.Rollback("a@1"), rq.Tag("a@1", "best"),
     rq.Fork("a@1", "b"), rq.Resolve("a"), rq.ListJobs(), rq.ListRuns("a"), rq.Watch("a#1", 3),
     rq.ReadLog("a", 0, None, -5), rq.ReadOut("a"), rq.VacateAll(), rq.GetQueue(), rq.Why("a"),
-    rq.Restart("a", 1),
+    rq.BeginImport("a"), rq.Import(an_import("a", 3)),
+    rq.Restart("a", 1), rq.Retain("a"), rq.Retain("a", parse_keep("last=2,best=1:loss"), True),
 ]  # fmt: skip
 
 
@@ -99,11 +105,33 @@ def test_a_not_a_number_arrives_over_msgpack() -> None:
     assert repr(build(od.Sample, over_msgpack(plain(sample)))) == repr(sample)
 
 
+def test_what_was_before_there_was_auto_reads_as_it_was_meant() -> None:
+    """Journals and messages of then have two fields."""
+    assert build(Interval, {"steps": None, "seconds": 30.0}) == Interval(seconds=30.0)
+    assert build(Interval, {"steps": 20, "seconds": None}) == Interval(steps=20)
+    assert build(Interval, {"steps": None, "seconds": None}).never
+    old = plain(an_attempt("a#1"))
+    del old["mtbf"]
+    assert build(od.Attempt, old).mtbf == PRESUMED
+
+
+@pytest.mark.parametrize("overhead", [0.01, 0.005, 0.3])
+def test_an_interval_of_auto_arrives_equal(overhead: float) -> None:
+    interval = Interval(auto=True, overhead=overhead)
+    assert build(Interval, over_msgpack(plain(interval))) == interval
+    assert build(Interval, from_json(to_json(interval))) == interval
+    cadence = Cadence(42.5, 0.18, 32400.0, overhead)
+    sample = od.Sample("a#1", 1, 0, cadence=cadence)
+    assert build(od.Sample, over_msgpack(plain(sample))) == sample
+
+
 def test_views_arrive_equal() -> None:
     story = Story().submit(workers=2).start().checkpoint(20, tag="best").stop().end(failed(0))
-    view = job_view(story.world, story.job(), Live(series={"loss": ((1, 0.5),)}), "/runs")
+    live = Live(series={"loss": ((1, 0.5),)}, cadence=Cadence(42.5, 0.18, 32400.0, 0.01))
+    view = job_view(story.world, story.job(), live, "/runs")
     assert build(JobView, over_msgpack(plain(view))) == view
     assert from_json(to_json(view))["state"] == JobState.STOPPING.value
+    assert from_json(to_json(view))["cadence"]["every"] == 42.5
 
 
 def test_the_schema_defines_every_report_and_names_its_fields() -> None:

@@ -382,7 +382,7 @@ def test_resolve_answers_with_what_a_user_types(desk: Desk) -> None:
     view = desk.ask(rq.Resolve("digits"))
     assert isinstance(view, CheckpointView)
     assert (view.ref, view.is_head) == ("digits@20", True)
-    assert view.path == str(desk.engine.settings.runs / "digits" / "00000020-e1")
+    assert view.path == f"{desk.engine.settings.runs}/digits/00000020-e1"
     desk.submit("empty")
     with pytest.raises(UnknownName, match="empty has no checkpoint at its head"):
         desk.ask(rq.Resolve("empty"))
@@ -438,7 +438,7 @@ def test_returned_values_are_read_in_pieces(desk: Desk) -> None:
     job = desk.ask(rq.Submit("digits", a_spec(out=("model",)), "r")).job
     with pytest.raises(UnknownName, match=r"digits#1 is queued and has returned nothing"):
         desk.ask(rq.ReadOut("digits"))
-    folder = desk.engine.settings.store / "out" / "digits" / "1"
+    folder = Path(desk.engine.settings.store, "out", "digits", "1")
     folder.mkdir(parents=True)
     (folder / "out.pkl").write_bytes(b"0123456789")
     desk.begin(job)

@@ -23,8 +23,8 @@ def write(home: Path, text: str) -> Path:
 def test_defaults(tmp_path: Path) -> None:
     found = load(tmp_path)
     assert found.home == tmp_path
-    assert found.store == tmp_path / "store"
-    assert found.runs == tmp_path / "store" / "runs"
+    assert found.store == str(tmp_path / "store")
+    assert found.runs == str(tmp_path / "store" / "runs")
     assert found.cluster_file == tmp_path / "cluster.json"
     assert found.journal == tmp_path / "journal.db"
     assert found.logs == tmp_path / "logs"
@@ -49,12 +49,15 @@ def test_the_environment_comes_before_the_file_and_the_file_before_the_default(
 
 @pytest.mark.parametrize("name", [f.name for f in fields(Settings)])
 def test_every_setting_can_be_set_by_its_variable(tmp_path: Path, name: str) -> None:
-    value = {"home": str(tmp_path), "store": "/x", "wait": "1"}.get(name, "7")
+    value = {"home": str(tmp_path), "store": "/x", "wait": "1", "encrypt": "on"}.get(name, "7")
     texts = {field.name: field.type for field in fields(Settings)}
     found = load_settings(
         {"RESILIENT_NB_HOME": str(tmp_path), f"RESILIENT_NB_{name.upper()}": value}
     )
-    expected: object = {"home": tmp_path, "store": Path("/x"), "wait": True}.get(name)
+    wanted = {"home": tmp_path, "store": "/x", "wait": True, "encrypt": "on"}
+    expected: object = wanted.get(name)
+    if name == "replicas":
+        expected = (str(Path("7").absolute()),)
     if expected is None:
         expected = value if texts[name] == "str" else 7
     assert getattr(found, name) == expected
@@ -66,6 +69,17 @@ def test_every_setting_can_be_set_by_its_variable(tmp_path: Path, name: str) -> 
 ])  # fmt: skip
 def test_yes_and_no(tmp_path: Path, text: str, value: bool) -> None:
     assert load(tmp_path, RESILIENT_NB_WAIT=text).wait is value
+
+
+@pytest.mark.parametrize(("text", "value"), [
+    ("auto", "auto"), ("on", "on"), ("1", "on"), ("OFF", "off"), ("false", "off"), ("", "auto"),
+])  # fmt: skip
+def test_encrypt_may_be_left_to_whether_there_is_a_key(
+    tmp_path: Path, text: str, value: str
+) -> None:
+    assert load(tmp_path, RESILIENT_NB_ENCRYPT=text).encrypt == value
+    with pytest.raises(InvalidRequest, match="Setting encrypt can't be 'sometimes'"):
+        load(tmp_path, RESILIENT_NB_ENCRYPT="sometimes")
 
 
 def test_a_word_that_is_neither_yes_nor_no_is_refused(tmp_path: Path) -> None:
@@ -116,5 +130,24 @@ def test_paths_are_absolute_and_know_the_users_home(
     monkeypatch.chdir(tmp_path)
     found = load_settings({"RESILIENT_NB_HOME": "~/h", "RESILIENT_NB_STORE": "store"})
     assert found.home == tmp_path / "h"
-    assert found.store == tmp_path / "store"
+    assert found.store == str(tmp_path / "store")
     assert load_settings({}).home == tmp_path / ".resilient_nb"
+
+
+def test_places_are_paths_or_urls(tmp_path: Path) -> None:
+    write(tmp_path, 'store = "s3://bucket/a/"\nreplicas = ["/mnt/copies", "gs://other"]\n')
+    found = load(tmp_path)
+    assert (found.store, found.runs) == ("s3://bucket/a", "s3://bucket/a/runs")
+    assert found.blobs == tmp_path / "blobs"
+    assert found.replicas == ("/mnt/copies", "gs://other")
+    found = load(tmp_path, RESILIENT_NB_REPLICAS="/a, s3://b", RESILIENT_NB_STORE="file:///c")
+    assert (found.store, found.replicas) == ("/c", ("/a", "s3://b"))
+    assert found.blobs == Path("/c/blobs")
+
+
+@pytest.mark.parametrize("text", ["ftp://host", "s3://", "memory://x"])
+def test_a_place_that_no_process_could_share_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(InvalidRequest, match=text):
+        load(tmp_path, RESILIENT_NB_STORE=text)
+    with pytest.raises(InvalidRequest, match=text):
+        load(tmp_path, RESILIENT_NB_REPLICAS=f"/a,{text}")

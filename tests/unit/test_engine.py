@@ -21,8 +21,18 @@ from resilient_nb.control.commands import Commands
 from resilient_nb.control.engine import Engine, Shell
 from resilient_nb.control.launching import LAUNCH_PATIENCE, ORDER_AGAIN
 from resilient_nb.core import dependencies, recovery
+from resilient_nb.core.interval import PRESUMED
 from resilient_nb.core.lifecycle import replay
-from resilient_nb.core.model import Job, JobSpec, JobState, Outcome, Priority, Scaling, StopReason
+from resilient_nb.core.model import (
+    Cadence,
+    Job,
+    JobSpec,
+    JobState,
+    Outcome,
+    Priority,
+    Scaling,
+    StopReason,
+)
 from resilient_nb.core.policy import GroupRule, Policy
 from resilient_nb.errors import InvalidRequest, NotAllowed
 from resilient_nb.testing.builders import (
@@ -289,7 +299,52 @@ def test_one_ranks_failure_ends_the_gang_and_the_next_attempt_goes_on_from_the_h
     attempt = desk.of(orders.Launch)[0][1].attempt
     assert (attempt.epoch, attempt.start_step) == (2, 20)
     assert attempt.start_id == "digits/00000020-e1"
-    assert attempt.start == str(desk.settings.runs / "digits/00000020-e1")
+    assert attempt.start == f"{desk.settings.runs}/digits/00000020-e1"
+
+
+def test_ranks_are_told_how_to_compress(desk: Desk) -> None:
+    desk.report()
+    desk.submit(workers=2, compress="zstd:2")
+    desk.prepared(epoch=1)
+    assert desk.of(orders.Launch)[0][1].attempt.compress == "zstd:2"
+
+
+def test_how_often_a_gang_is_expected_to_fail_follows_from_the_journal(desk: Desk) -> None:
+    def told(epoch: int) -> float:
+        desk.launcher.orders.clear()
+        desk.prepared(epoch=epoch)
+        return float(desk.of(orders.Launch)[0][1].attempt.mtbf)
+
+    desk.report()
+    desk.submit(workers=2)
+    assert told(1) == PRESUMED
+    expected = PRESUMED
+    for epoch in range(1, 4):
+        if epoch == 2:
+            desk.restart()  # all of it is in the journal
+        facts = [written(10 * epoch, epoch, desk.engine.world.runs["digits"].head)]
+        desk.report("h0", *facts, done(killed(0, step=10 * epoch + 5), epoch))
+        desk.report("h0", done(killed(1, ordered=True), epoch))
+        now = told(epoch + 1)
+        assert now < expected
+        expected = now
+    assert expected < PRESUMED / 5
+    desk.report("h1")
+    desk.submit("moons", workers=2)
+    desk.launcher.orders.clear()
+    desk.report("h1", orders.Prepared("moons#1", 1, 4000))
+    assert expected <= desk.of(orders.Launch)[0][1].attempt.mtbf < PRESUMED
+
+
+def test_how_often_checkpoints_are_taken_is_shown_while_it_is_known(desk: Desk) -> None:
+    job, cadence = desk.running(), Cadence(42.0, 0.18, 32400.0, 0.01)
+    assert desk.engine.view(job).cadence is None
+    sample = Sample("digits#1", 1, 0, step=9, cadence=cadence)
+    desk.report(samples=(sample,), ranks=rows_of([0]))
+    assert desk.engine.view(job).cadence == cadence
+    desk.report("h0", done(killed(0)))
+    assert desk.job().epoch == 2
+    assert desk.engine.view(desk.job()).cadence is None
 
 
 def test_an_error_that_would_come_again_fails_the_job(desk: Desk) -> None:

@@ -68,6 +68,22 @@ def test_an_event_of_an_unknown_kind_is_an_error_not_a_gap(tmp_path: Path) -> No
         list(journal.events())
 
 
+def test_a_journal_of_before_there_was_auto_replays(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    history = a_history().events
+    with closing(SqliteJournal(path)) as journal:
+        journal.append(history)
+    added = ("auto", "overhead")
+    with closing(sqlite3.connect(path)) as file, file:
+        paths = ", ".join(f"'$.spec.interval.{name}'" for name in added)
+        changed = file.execute(
+            f"UPDATE events SET body = json_remove(body, {paths}) WHERE kind = 'JobSubmitted'"
+        )
+        assert changed.rowcount >= 1
+    with closing(SqliteJournal(path)) as journal:
+        assert list(journal.events()) == history
+
+
 def test_a_batch_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
     path = tmp_path / "journal.db"
     with closing(SqliteJournal(path)) as journal:

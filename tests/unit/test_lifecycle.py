@@ -12,10 +12,12 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from resilient_nb.core import events as ev
 from resilient_nb.core.lifecycle import TRANSITIONS, evolve, replay
+from resilient_nb.core.lineage import imported
 from resilient_nb.core.model import (
     Checkpoint,
     Failure,
     JobState,
+    Keep,
     Outcome,
     Placement,
     RankEnd,
@@ -24,6 +26,7 @@ from resilient_nb.core.model import (
     StopReason,
 )
 from resilient_nb.core.names import checkpoint_id
+from resilient_nb.core.retention import superfluous
 from resilient_nb.core.world import World
 from resilient_nb.errors import InvalidTransition, StaleEpoch
 from resilient_nb.testing.builders import (
@@ -33,6 +36,7 @@ from resilient_nb.testing.builders import (
     a_failure,
     a_spec,
     an_end,
+    an_import,
     failed,
     on_hosts,
 )
@@ -57,12 +61,17 @@ def _checkpoint(job: str, step: int, epoch: int, parent: str | None, loss: float
     return a_checkpoint(job, step, epoch, parent, metrics={"loss": loss})
 
 
+def _imported(run: str, step: int, epoch: int) -> Checkpoint:
+    return an_import(run, step, epoch=epoch, id=checkpoint_id(run, step, epoch))
+
+
 steps = st.integers(1, 3)
 checkpoint_ids = st.builds(checkpoint_id, runs, steps, epochs)
 checkpoints = st.builds(
     _checkpoint, jobs, steps, epochs, st.none() | checkpoint_ids, st.floats(allow_nan=False,
     allow_infinity=False),
 )  # fmt: skip
+imports = st.builds(_imported, runs, st.integers(0, 3), epochs)
 ends = st.builds(
     RankEnd, ranks, st.sampled_from(Outcome), times, steps, st.none() | st.integers(0, 255),
     st.none() | st.integers(1, 31), st.booleans(), error=st.none() | errors,
@@ -88,8 +97,10 @@ any_event: st.SearchStrategy[ev.Event] = st.one_of(
     st.builds(ev.JobFailed, times, jobs, epochs, failures),
     st.builds(ev.JobCancelled, times, jobs, texts),
     st.builds(ev.CheckpointCommitted, times, checkpoints, st.none() | st.just("best")),
+    st.builds(ev.CheckpointImported, times, imports | checkpoints),
     st.builds(ev.HeadMoved, times, runs, st.none() | checkpoint_ids, texts),
     st.builds(ev.CheckpointTagged, times, runs, checkpoint_ids, texts),
+    st.builds(ev.CheckpointsDropped, times, runs, st.tuples(checkpoint_ids), texts),
 )
 
 
@@ -97,13 +108,15 @@ def through_json(event: ev.Event) -> ev.Event:
     return JOURNAL.unpack(from_json(to_json(JOURNAL.pack(event))))
 
 
-def check_step(before: World, after: World) -> None:
+def check_step(before: World, after: World, event: ev.Event) -> None:
     """What no event may do to what was there."""
     assert world_problems(after) == []
+    gone = event.checkpoints if isinstance(event, ev.CheckpointsDropped) else ()
     for name, run in before.runs.items():
         assert after.runs[name].epoch >= run.epoch
         assert after.runs[name].jobs[: len(run.jobs)] == run.jobs
-        assert after.runs[name].checkpoints.items() >= run.checkpoints.items()
+        left = [identity for identity in run.checkpoints if identity not in gone]
+        assert list(after.runs[name].checkpoints)[: len(left)] == left
     for name, job in before.jobs.items():
         new = after.jobs[name]
         if job.state.final:
@@ -123,7 +136,7 @@ def test_an_event_is_refused_or_keeps_the_world_whole(history: list[ev.Event]) -
         except (InvalidTransition, StaleEpoch):
             assert repr(world) == frozen
             continue
-        check_step(world, new)
+        check_step(world, new, event)
         assert repr(world) == frozen  # pure: the old world is still what it was
         world = new
         accepted.append(event)
@@ -151,7 +164,7 @@ class Histories(RuleBasedStateMachine):
 
     def happen(self, event: ev.Event) -> None:
         new = evolve(self.world, event)
-        check_step(self.world, new)
+        check_step(self.world, new, event)
         self.world = new
         self.accepted.append(event)
 
@@ -168,7 +181,9 @@ class Histories(RuleBasedStateMachine):
     def submit(self, run: str, workers: int) -> None:
         if run not in self.world.runs:
             self.happen(ev.RunCreated(self._now(), run))
-        number = len(self.world.runs[run].jobs) + 1
+        # `anything` may have made jobs with any number.
+        taken = [self.world.jobs[job].number for job in self.world.runs[run].jobs]
+        number = max([0, *taken, *(int(job[2:]) for job in self.world.runs[run].jobs)]) + 1
         job = f"{run}#{number}"
         event = ev.JobSubmitted(self._now(), job, run, number, job, a_spec(workers))
         if self.world.active_job(run) is None:
@@ -176,6 +191,12 @@ class Histories(RuleBasedStateMachine):
         else:
             with pytest.raises(InvalidTransition, match="unfinished"):
                 evolve(self.world, event)
+
+    @rule(run=runs, step=st.integers(0, 3), epoch=st.integers(1, 3))
+    def begin_with_an_import(self, run: str, step: int, epoch: int) -> None:
+        if run not in self.world.runs:
+            self.happen(ev.RunCreated(self._now(), run))
+            self.happen(ev.CheckpointImported(self._now(), _imported(run, step, epoch)))
 
     @precondition(lambda self: self._in(JobState.QUEUED))
     @rule(data=st.data(), gap=st.integers(1, 3))
@@ -238,6 +259,13 @@ class Histories(RuleBasedStateMachine):
         target = data.draw(st.none() | st.sampled_from(list(run.checkpoints)))
         self.happen(ev.HeadMoved(self._now(), run.name, target))
         assert self.world.runs[run.name].checkpoints == run.checkpoints  # deletes nothing
+
+    @precondition(lambda self: any(run.checkpoints for run in self.world.runs.values()))
+    @rule(data=st.data(), last=st.integers(0, 3))
+    def drop(self, data: st.DataObject, last: int) -> None:
+        run = data.draw(st.sampled_from([r for r in self.world.runs.values() if r.checkpoints]))
+        gone = superfluous(self.world, run.name, Keep(last=last))
+        self.happen(ev.CheckpointsDropped(self._now(), run.name, gone))
 
     @rule(event=any_event)
     def anything(self, event: ev.Event) -> None:
@@ -432,6 +460,42 @@ def test_a_job_cant_move_the_head_of_another_run() -> None:
         story.then(ev.CheckpointCommitted(START, foreign))
 
 
+def test_children_of_dropped_checkpoints_follow_the_nearest_that_is_left() -> None:
+    story = Story().submit().start()
+    for step in (20, 40, 60, 80):
+        story.checkpoint(step)
+    ids = list(story.world.runs["digits"].checkpoints)
+    story.then(ev.CheckpointsDropped(START, "digits", (ids[1], ids[2]), "last=1"))
+    left = story.world.runs["digits"].checkpoints
+    assert [(c.step, c.parent) for c in left.values()] == [(20, None), (80, ids[0])]
+    story.then(ev.CheckpointsDropped(START, "digits", (ids[0],)))
+    assert [c.parent for c in story.world.runs["digits"].checkpoints.values()] == [None]
+
+
+def test_a_lineage_through_another_run_is_mended_there() -> None:
+    story = Story().submit("a").start("a").checkpoint(20, "a").checkpoint(40, "a").succeed("a")
+    first, head = story.world.runs["a"].checkpoints
+    story.submit("b").then(ev.HeadMoved(START, "b", head)).start("b").checkpoint(60, "b")
+    story.then(ev.HeadMoved(START, "a", first), ev.CheckpointsDropped(START, "a", (head,)))
+    assert [c.parent for c in story.world.runs["b"].checkpoints.values()] == [first]
+    assert world_problems(story.world) == []
+
+
+@pytest.mark.parametrize("pointing", [
+    lambda s, c: s.then(ev.HeadMoved(START, "digits", c)),
+    lambda s, c: s.run("fork", c),
+    lambda s, c: s.then(ev.CheckpointTagged(START, "digits", c, "best")),
+    lambda s, c: s.run("other").then(ev.CheckpointTagged(START, "other", c, "best")),
+    lambda s, c: s.run("other").then(ev.HeadMoved(START, "other", c)),
+])  # fmt: skip
+def test_what_a_run_points_at_cant_be_dropped(pointing: Any) -> None:
+    story = Story().submit().start().checkpoint(20).checkpoint(40)
+    first = next(iter(story.world.runs["digits"].checkpoints))
+    pointing(story, first)
+    with pytest.raises(InvalidTransition, match=f"needs {first} as its "):
+        story.then(ev.CheckpointsDropped(START, "digits", (first,)))
+
+
 def test_a_fork_begins_at_its_parents_checkpoint() -> None:
     story = Story().submit().start().checkpoint(20).run("fork", "digits/00000020-e1")
     fork = story.world.runs["fork"]
@@ -448,6 +512,7 @@ def test_a_fork_begins_at_its_parents_checkpoint() -> None:
     ev.HeadMoved(START, "digits", "digits/00000001-e1"),
     ev.HeadMoved(START, "nobody", None),
     ev.CheckpointTagged(START, "digits", "digits/00000001-e1", "best"),
+    ev.CheckpointsDropped(START, "digits", ("digits/00000001-e1",)),
     ev.JobSubmitted(START, "x#1", "x", 1, "r", a_spec()),
     ev.JobSubmitted(START, "digits#1", "digits", 1, "r", a_spec()),
     ev.GangStarted(START, "nobody#1", 1),
@@ -458,6 +523,53 @@ def test_what_names_nothing_known_is_refused(event: ev.Event) -> None:
     with pytest.raises(InvalidTransition):
         story.then(event)
     assert story.world == before
+
+
+def an_imported_run() -> Story:
+    story = Story().run("pretrained")
+    return story.then(ev.CheckpointImported(story.now, an_import("pretrained", 500)))
+
+
+def test_a_run_may_begin_with_an_import() -> None:
+    story = an_imported_run()
+    first = "pretrained/00000500-e1"
+    run = story.world.runs["pretrained"]
+    assert (run.head, run.epoch, list(run.checkpoints)) == (first, 1, [first])
+    assert imported(run) == first
+    story.submit("pretrained").start("pretrained").checkpoint(510, "pretrained")
+    run = story.world.runs["pretrained"]
+    assert run.head == "pretrained/00000510-e2"
+    assert story.world.checkpoint(run.head).parent == first
+    assert world_problems(story.world) == []
+
+
+def test_a_fork_may_begin_at_an_import() -> None:
+    story = an_imported_run()
+    first = story.world.runs["pretrained"].head
+    assert first is not None
+    story.run("fork", first).submit("fork").start("fork").checkpoint(501, "fork")
+    assert world_problems(story.world) == []
+    story.submit("pretrained").start("pretrained").checkpoint(501, "pretrained")
+    story.then(ev.HeadMoved(story.now, "pretrained", None))
+    with pytest.raises(InvalidTransition, match="needs pretrained/00000500-e1"):
+        story.then(ev.CheckpointsDropped(story.now, "pretrained", (first,)))
+
+
+@pytest.mark.parametrize("change", [
+    {"run": "digits", "id": "digits/00000000-e1"}, {"job": "pretrained#1"}, {"epoch": 0},
+    {"parent": "pretrained/00000000-e1"}, {"step": 7}, {"id": "pretrained/0-e1"},
+    {"step": -1, "id": "pretrained/-0000001-e1"},
+])  # fmt: skip
+def test_an_import_begins_its_own_run(change: dict[str, Any]) -> None:
+    story = Story().run("pretrained")
+    with pytest.raises(InvalidTransition):
+        story.then(ev.CheckpointImported(story.now, replace(an_import(), **change)))
+
+
+def test_only_a_new_run_begins_with_an_import() -> None:
+    for story in (an_imported_run(), Story().submit("pretrained").cancel("pretrained")):
+        with pytest.raises(InvalidTransition, match="has begun already"):
+            story.then(ev.CheckpointImported(story.now, an_import("pretrained", 3)))
 
 
 def test_the_shipped_history_has_nothing_wrong() -> None:

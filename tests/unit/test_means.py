@@ -65,6 +65,6 @@ def test_the_driver_says_how_many_there_are(
 
 
 def test_the_stores_disk_is_found_before_the_store_is_made(tmp_path: Path) -> None:
-    free = means.store_free(tmp_path / "not" / "yet")
+    free = means.store_free(str(tmp_path / "not" / "yet"))
     assert free is not None
     assert free > 0

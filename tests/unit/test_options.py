@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from resilient_nb.core.model import Cell, JobSpec, Keep
 from resilient_nb.core.names import Reference
 from resilient_nb.errors import InvalidRequest
 from resilient_nb.notebook.completion import Names, complete
@@ -22,7 +23,7 @@ from resilient_nb.notebook.options import (
     parse_cell_line,
     parse_line,
 )
-from resilient_nb.notebook.verbs import CELL, NOT_YET_OPTIONS, NOT_YET_VERBS, VERBS
+from resilient_nb.notebook.verbs import CELL, NOT_YET_OPTIONS, VERBS
 
 # -- the cell magic
 
@@ -39,7 +40,8 @@ def test_all_options_of_a_cell() -> None:
     line = (
         "digits --workers 2:8 --scale-lr sqrt --memory 2GiB --cpus 0.5 --gpus 1 --priority=high "
         "--group vision --after prep,other#2 --duration 1h30m --admin --checkpoint-every 20 "
-        "--retries 0 --out model,history --resume digits@best --seed 7 --wait --dry-run"
+        "--keep 5 --retries 0 --out model,history --resume digits@best --seed 7 --wait --dry-run "
+        "--replicas s3://bucket/copies,/mnt/copies --memory-copies 2 --compress zstd:3"
     )
     assert parse_cell_line(line) == CellOptions(
         name="digits",
@@ -54,6 +56,10 @@ def test_all_options_of_a_cell() -> None:
         duration=5400.0,
         admin=True,
         checkpoint_every=Interval(steps=20),
+        keep=Keep(last=5),
+        compress="zstd:3",
+        replicas=("s3://bucket/copies", "/mnt/copies"),
+        memory_copies=2,
         retries=0,
         out=("model", "history"),
         resume=Reference("digits", tag="best"),
@@ -94,6 +100,12 @@ def test_cell_lines(line: str, options: CellOptions) -> None:
         ("1h", Interval(seconds=3600.0), "3600s"),
         ("500ms", Interval(seconds=0.5), "0.5s"),
         ("never", Interval(), "never"),
+        ("auto", Interval(auto=True), "auto (at most 1 %)"),
+        (
+            "auto --checkpoint-overhead 0.5%",
+            Interval(auto=True, overhead=0.005),
+            "auto (at most 0.5 %)",
+        ),
     ],
 )
 def test_checkpoint_intervals(typed: str, interval: Interval, words: str) -> None:
@@ -103,6 +115,20 @@ def test_checkpoint_intervals(typed: str, interval: Interval, words: str) -> Non
     assert str(interval) == words
 
 
+def test_how_often_to_checkpoint_is_left_to_us_unless_it_is_said() -> None:
+    assert options_of("").checkpoint_every == JobSpec(Cell("pass")).interval == Interval(auto=True)
+
+
+@pytest.mark.parametrize(
+    ("typed", "part"),
+    [("1%", 0.01), ("0.5%", 0.005), ("'1 %'", 0.01), ("0.01", 0.01), ("49.9%", 0.499)],
+)
+def test_checkpoint_overheads(typed: str, part: float) -> None:
+    options = options_of(f"--checkpoint-overhead {typed}")
+    assert options.checkpoint_overhead == pytest.approx(part)
+    assert options.checkpoint_every == Interval(auto=True, overhead=options.checkpoint_overhead)
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -110,7 +136,24 @@ def test_checkpoint_intervals(typed: str, interval: Interval, words: str) -> Non
         ("--worker 2 digits", "unknown option --worker; did you mean --workers?"),
         ("-w 2", "unknown option -w."),
         ("--deadline 2h", "--deadline is not available yet."),
-        ("--keep=3", "--keep is not available yet."),
+        ("--compress gzip", "--compress takes zstd, or zstd:1 (fast, the default) to zstd:9, not"),
+        ("--compress zstd:0", "--compress takes zstd, or zstd:1"),
+        ("--compress zstd:10", "--compress takes zstd, or zstd:1"),
+        ("--compress zstd:", "--compress takes zstd, or zstd:1"),
+        ("--compress", "--compress needs a value: --compress zstd[:LEVEL]."),
+        ("--keep some", "--keep: 'some' is no rule of what to keep. Write 5, last=5,every=1000,"),
+        ("--keep 0", "--keep: '0' is no rule of what to keep. Write 5, last=5,every=1000,"),
+        ("--keep last=5,newest=2", "--keep: 'last=5,newest=2' is no rule of what to keep. Write 5"),
+        ("--keep last=5, every=2", "--keep: 'last=5,' is no rule of what to keep. Write 5"),
+        ("--keep last=none", "--keep: last takes a whole number of 1 or more, not 'none': last=5."),
+        ("--keep every=0", "--keep: every takes a whole number of 1 or more, not '0': every=1000"),
+        ("--keep last=1,last=2", "--keep: last is given twice in 'last=1,last=2': keep one."),
+        ("--keep every=1,every=2", "--keep: every is given twice in 'every=1,every=2': keep one."),
+        ("--keep best=3", "--keep: best=3: the best by what? Write best=3:loss for the least"),
+        ("--keep best=3::max", "--keep: best=3::max: the best by what? Write best=3:loss for"),
+        ("--keep best=x:loss", "--keep: best takes a whole number of 1 or more, not 'x': best=3:"),
+        ("--keep best=1:loss,best=2:loss:max", "--keep: best names loss twice: keep one."),
+        ("--keep", "--keep needs a value: --keep RULE."),
         ("--workers", "--workers needs a value: --workers N|MIN:MAX."),
         ("--workers --wait", "--workers needs a value: --workers N|MIN:MAX."),
         (
@@ -180,10 +223,36 @@ def test_checkpoint_intervals(typed: str, interval: Interval, words: str) -> Non
         ("--retries -1", "--retries takes a whole number from 0 to 100, not '-1'."),
         ("--retries 101", "--retries takes a whole number from 0 to 100, not '101'."),
         ("--seed 4294967296", "--seed takes a whole number from 0 to 4294967295, not '429"),
-        ("--checkpoint-every 0", "--checkpoint-every takes steps (20), a duration (500ms, 20s"),
-        ("--checkpoint-every 0s", "--checkpoint-every takes steps (20), a duration (500ms, 20s"),
-        ("--checkpoint-every 2d", "--checkpoint-every takes steps (20), a duration (500ms, 20s"),
-        ("--checkpoint-every auto", "--checkpoint-every auto is not available yet; give"),
+        ("--checkpoint-every 0", "--checkpoint-every takes auto, steps (20), a duration (500ms,"),
+        ("--checkpoint-every 0s", "--checkpoint-every takes auto, steps (20), a duration (500ms,"),
+        ("--checkpoint-every 2d", "--checkpoint-every takes auto, steps (20), a duration (500ms,"),
+        (
+            "--checkpoint-every 20 --checkpoint-overhead 1%",
+            "--checkpoint-overhead 1% bounds what an interval of auto may cost, and "
+            "--checkpoint-every 20 leaves nothing to choose. Keep one of them.",
+        ),
+        (
+            "--checkpoint-overhead 0.5% --checkpoint-every never",
+            "--checkpoint-overhead 0.5% bounds what an interval of auto may cost, and "
+            "--checkpoint-every never leaves",
+        ),
+        (
+            "--checkpoint-overhead 1",
+            "--checkpoint-overhead takes a part of the time, more than 0 and less than 50 %, such "
+            "as 1% or 0.01, not '1'. Did you mean 1%?",
+        ),
+        *(
+            (
+                f"--checkpoint-overhead {typed}",
+                "--checkpoint-overhead takes a part of the time, more than 0 and less than 50 %, "
+                f"such as 1% or 0.01, not '{typed}'.",
+            )
+            for typed in ("0", "0%", "50%", "0.5", "1%%", "%", "nan", "1e-2", "99", "٢%")
+        ),
+        (
+            "--checkpoint-overhead",
+            "--checkpoint-overhead needs a value: --checkpoint-overhead N%.",
+        ),
         ("--out a,,b", "--out a,,b: a name is missing. Write names with commas and no spaces"),
         ("--out a, b", "--out a,: a name is missing. Write names with commas and no spaces"),
         ("--out a,a", "--out names a twice."),
@@ -215,7 +284,6 @@ def test_options_of_later_versions_are_refused_as_such(option: str) -> None:
 
 def test_what_is_not_there_yet_is_neither_parsed_nor_described() -> None:
     assert NOT_YET_OPTIONS.isdisjoint(option.flag for option in CELL.options)
-    assert NOT_YET_VERBS.isdisjoint(VERBS)
 
 
 @pytest.mark.parametrize(
@@ -295,8 +363,35 @@ def test_an_elastic_gang_is_what_was_typed_or_refused(least: int, most: int) -> 
             {"run": "digits", "at": Reference("digits", tag="best")},
         ),
         ("rollback digits@120", "rollback", {"ref": Reference("digits", 120)}),
-        ("checkpoints", "checkpoints", {"run": None, "json": False}),
-        ("checkpoints digits", "checkpoints", {"run": "digits", "json": False}),
+        ("checkpoints", "checkpoints", {"ref": None, "json": False}),
+        ("checkpoints digits", "checkpoints", {"ref": Reference("digits"), "json": False}),
+        (
+            "checkpoints digits@best",
+            "checkpoints",
+            {"ref": Reference("digits", tag="best"), "json": False},
+        ),
+        (
+            "diff digits@20 b",
+            "diff",
+            {
+                "a": Reference("digits", 20),
+                "b": Reference("b"),
+                "only": None,
+                "tensors": 20,
+                "json": False,
+            },
+        ),
+        (
+            "diff a@best b@3 --only model --tensors 5 --json",
+            "diff",
+            {
+                "a": Reference("a", tag="best"),
+                "b": Reference("b", 3),
+                "only": "model",
+                "tensors": 5,
+                "json": True,
+            },
+        ),
         ("tag digits@120 best", "tag", {"ref": Reference("digits", 120), "tag": "best"}),
         ("fork digits new", "fork", {"ref": Reference("digits"), "newname": "new"}),
         (
@@ -305,6 +400,28 @@ def test_an_elastic_gang_is_what_was_typed_or_refused(least: int, most: int) -> 
             {"ref": Reference("digits", tag="best"), "only": "model", "json": False},
         ),
         ("why digits#1", "why", {"job": "digits#1", "json": False}),
+        (
+            "export digits@best model.safetensors --only model",
+            "export",
+            {
+                "ref": Reference("digits", tag="best"),
+                "file": "model.safetensors",
+                "only": "model",
+                "overwrite": False,
+            },
+        ),
+        (
+            "import old.pt base --as net --only model --step 500 --allow-pickle",
+            "import",
+            {
+                "file": "old.pt",
+                "run": "base",
+                "as": "net",
+                "only": "model",
+                "step": 500,
+                "allow_pickle": True,
+            },
+        ),
         ("doctor", "doctor", {"json": False}),
         ("schema", "schema", {}),
     ],
@@ -319,7 +436,14 @@ def test_verbs(line: str, verb: str, arguments: dict[str, object]) -> None:
     [
         ("jbos", "unknown verb jbos; did you mean jobs?"),
         ("xyzzy", "unknown verb xyzzy."),
-        ("diff", "The verb diff is not available yet."),
+        ("export digits", "export: the following arguments are required: FILE. Usage: %resilient"),
+        ("import x.pt a/b", "'a/b' can't be a run name."),
+        ("import x.pt a --step -1", "--step takes a whole number from 0 to"),
+        (
+            "diff digits",
+            "diff: the following arguments are required: B. Usage: %resilient diff A B",
+        ),
+        ("diff a b --tensors -1", "--tensors takes a whole number of 0 or more, not '-1'."),
         ("queue digits", "queue: unexpected 'digits'. Usage: %resilient queue [--json]"),
         ("restart", "restart: the following arguments are required: JOB|RUN. Usage: %resilient"),
         ("jobs --jsn", "unknown option --jsn; did you mean --json?"),
@@ -455,7 +579,9 @@ NAMES = Names(
         ("%%resilient --resume ", ["auto", "never", *NAMES.checkpoints, *NAMES.runs]),
         ("%%resilient --resume digits@b", ["digits@best"]),
         ("%%resilient --fork m", ["moons@5", "moons"]),
-        ("%%resilient --checkpoint-every ", ["never"]),
+        ("%%resilient --checkpoint-every ", ["auto", "never"]),
+        ("%%resilient --ch", ["--checkpoint-every", "--checkpoint-overhead"]),
+        ("%%resilient --checkpoint-every auto --ch", ["--checkpoint-overhead"]),
         ("%%resilient --out mo", ["model", "momentum"]),
         ("%%resilient --out model,", ["model,history", "model,momentum"]),
         ("%%resilient --out=model,h", ["--out=model,history"]),
@@ -469,11 +595,15 @@ NAMES = Names(
         ("%resilient q", ["queue"]),
         ("%resilient why digits#", ["digits#1", "digits#2"]),
         ("%resilient restart m", ["moons"]),
-        ("%resilient re", ["restart", "resume"]),
+        ("%resilient re", ["restart", "resume", "retain", "restore"]),
+        ("%%resilient --keep a", ["auto", "all"]),
+        ("%resilient retain di", ["digits"]),
+        ("%resilient retain digits --keep=al", ["--keep=all"]),
         ("  %resilient st", ["status"]),
         ("%resilient show di", ["digits#1", "digits#2", "digits"]),
         ("%resilient show digits ", ["--json"]),
-        ("%resilient checkpoints ", ["digits", "moons", "--json"]),
+        ("%resilient checkpoints m", ["moons@5", "moons"]),
+        ("%resilient diff digits@20 digits@b", ["digits@best"]),
         ("%resilient resume digits --at ", ["20", "best"]),
         ("%resilient jobs --run m", ["moons"]),
         ("%resilient tag digits@b", ["digits@best"]),

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from resilient_nb.core.model import Failure, Frame, JobState, RemoteError
+from resilient_nb.core.model import Cadence, Failure, Frame, JobState, RemoteError
 from resilient_nb.core.views import (
     CheckpointView,
     ClusterView,
@@ -23,6 +23,7 @@ from resilient_nb.core.views import (
 )
 from resilient_nb.notebook import words
 from resilient_nb.notebook.chart import chart, sparkline, ticks
+from resilient_nb.notebook.lineage import lineage
 from resilient_nb.notebook.panel import (
     Rich,
     checkpoints_html,
@@ -38,7 +39,6 @@ from resilient_nb.notebook.panel import (
     run_text,
     traceback_text,
 )
-from resilient_nb.notebook.reports import lineage
 from resilient_nb.notebook.words import WIDTH, Moment
 
 NOW = 1_790_000_000.0  # 2026-09-21 14:13:20 UTC
@@ -241,6 +241,35 @@ def test_a_running_job_shows_state_progress_ranks_metrics_and_checkpoints() -> N
             "140ab34cd5", "Tracked: model (Module)", "epoch 1 done",
         ):  # fmt: skip
             assert part in said
+
+
+@pytest.mark.parametrize(
+    ("cadence", "said"),
+    [
+        (
+            Cadence(108.2, 0.18, 32400.0, 0.01),
+            "checkpoints every 1 min 48 s (auto: costs 0.18 s, failure expected every 9 h, "
+            "at most 1 %)",
+        ),
+        (
+            Cadence(5.0, 0.004, 259200.0, 0.005),
+            "checkpoints every 5.0 s (auto: costs 4 ms, failure expected every 3 days, "
+            "at most 0.5 %)",
+        ),
+        (
+            Cadence(42.0, 2.1, 3600.0, 0.05),
+            "checkpoints every 42 s (auto: costs 2.1 s, failure expected every 60 min, "
+            "at most 5 %)",
+        ),
+    ],
+)
+def test_how_often_checkpoints_are_taken_is_said_with_its_reason(
+    cadence: Cadence, said: str
+) -> None:
+    text = panel_text(a_job(cadence=cadence), moment=MOMENT)
+    assert said in " ".join(text.split())
+    assert said in Elements(panel_html(a_job(cadence=cadence), moment=MOMENT)).said
+    assert "checkpoints every" not in panel_text(a_job(), moment=MOMENT)
 
 
 def test_loss_is_drawn_before_other_metrics_and_a_fourth_is_only_named() -> None:

@@ -21,12 +21,12 @@ import numpy as np
 
 from resilient_nb.storage.disk import Disk
 from resilient_nb.storage.objects import Buffer, Entry, StrPath
+from resilient_nb.storage.zarr3 import PAGE
 
 #: Smaller objects go through the page cache: `flush` writes them together.
 DIRECT_BYTES = 1 << 20
 #: What is handed to the device at once; a multiple of any block size.
 _BLOCK = 8 << 20
-_ALIGNMENT = 4096
 #: Errors of file systems that can't write directly.
 _NO_DIRECT = (errno.EINVAL, errno.EOPNOTSUPP)
 #: Errors of file systems that have no links of some kind.
@@ -202,7 +202,7 @@ class LocalStore:
                         self._write_all(file, scratch[:_BLOCK])
                         done, filled = done + filled, 0
             if filled:
-                whole = -(-filled // _ALIGNMENT) * _ALIGNMENT if direct else filled
+                whole = -(-filled // PAGE) * PAGE if direct else filled
                 self._write_all(file, scratch[:whole])
             if direct:
                 self._disk.truncate(file, done + filled)
@@ -217,9 +217,9 @@ class LocalStore:
 
 def _straight(part: memoryview, direct: int) -> int:
     """Return how many bytes can be written from where they lie."""
-    if direct and np.frombuffer(part, np.uint8).ctypes.data % _ALIGNMENT:
+    if direct and np.frombuffer(part, np.uint8).ctypes.data % PAGE:
         return 0
-    return part.nbytes // _ALIGNMENT * _ALIGNMENT
+    return part.nbytes // PAGE * PAGE
 
 
 class _Scratch(threading.local):

@@ -31,7 +31,7 @@ from resilient_nb.errors import CannotStore, CheckpointError
 from resilient_nb.storage.contents import groups, links
 from resilient_nb.storage.encoding import Codecs, encode, fit, key_of
 from resilient_nb.storage.encryption import envelope
-from resilient_nb.storage.hashing import Bytes, crc32c, digest_of, raw, xxh3
+from resilient_nb.storage.hashing import Bytes, digest_of, raw, seal, xxh3
 from resilient_nb.storage.keys import Keyring, keyring
 from resilient_nb.storage.manifest import DocumentRecord, Manifest, TensorRecord, manifest_json
 from resilient_nb.storage.objects import ObjectStore, join
@@ -91,12 +91,9 @@ class _Part:
             whole = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
             encoded = encode(codecs, whole.data, name, self.keys)
             pieces = [np.frombuffer(encoded, np.uint8)]
-        crc = 0
-        for piece in pieces:
-            crc = crc32c(piece, crc)
-        pieces = [*pieces, np.frombuffer(crc.to_bytes(4, "little"), np.uint8)]
-        self.store.put(join(self.identity, key, name), [piece.data for piece in pieces])
-        return xxh3(*pieces), sum(piece.size for piece in pieces)
+        end, total = seal(pieces)
+        self.store.put(join(self.identity, key, name), [*(piece.data for piece in pieces), end])
+        return total, sum(piece.size for piece in pieces) + len(end)
 
 
 def write_part(

@@ -213,7 +213,9 @@ class Saver:
             self._segment = snapshot.segment
         shared = {name: slot for name, slot in snapshot.slots.items() if slot.tied is None}
         own = {name: slot for name, slot in snapshot.own_slots.items() if slot.tied is None}
-        found = self._writer("digests", {**shared, **own})
+        # With other ranks most of it will be theirs to write.
+        options = self._options if self._world == 1 else None
+        found = self._writer("digests", {**shared, **own}, options)
         marks = {name: f"{found[name]} {slot.kind}" for name, slot in {**shared, **own}.items()}
         view = View(
             {name: marks[name] for name in shared},

@@ -25,7 +25,14 @@ from resilient_nb.storage.objects import ObjectStore
 from resilient_nb.storage.shelf import Doubled, ShelfStore
 from resilient_nb.storage.stores import open_store
 from resilient_nb.storage.tree import Json, TensorLeaf
-from resilient_nb.storage.writing import Options, commit, write_documents, write_part
+from resilient_nb.storage.writing import (
+    Options,
+    Seals,
+    commit,
+    hashed,
+    write_documents,
+    write_part,
+)
 
 _PR_SET_PDEATHSIG = 1
 #: Behind training when cores are scarce, but not for ever.
@@ -44,6 +51,7 @@ class Work:
     def __init__(self) -> None:
         self._memory: np.ndarray[Any, Any] = np.empty(0, np.uint8)
         self._stores: dict[str, ObjectStore] = {}
+        self._seals: Seals = {}
 
     def attach(self, fd: int, size: int) -> None:
         """Use this shared memory from now on."""
@@ -58,9 +66,17 @@ class Work:
         store = self._stores.get(url)
         return store.trouble if isinstance(store, Doubled) else ""
 
-    def digests(self, slots: Mapping[str, Slot]) -> dict[str, str]:
-        """Return the digest of each tensor in the segment."""
-        leaves = self._leaves(slots)
+    def digests(self, slots: Mapping[str, Slot], options: Options | None = None) -> dict[str, str]:
+        """Return the digest of each tensor in the segment.
+
+        Args:
+            slots: by the name that each would be stored under.
+            options: if what has changed will be written by this process, how.
+        """
+        leaves, self._seals = self._leaves(slots), {}
+        if options is not None:
+            found, self._seals = hashed(leaves, options)
+            return found
         return digests({name: leaf.array for name, leaf in leaves.items()}, threads=1)
 
     def write(
@@ -72,9 +88,13 @@ class Work:
         rank: int,
         options: Options,
     ) -> dict[str, TensorRecord]:
-        """Store tensors; return their records. `slots` by the name that each is stored under."""
+        """Store tensors; return their records. `slots` by the name that each is stored under.
+
+        They are as they were when their digests were asked for.
+        """
         leaves = self._leaves(slots)
-        return write_part(self._store(store), identity, leaves, found, rank=rank, options=options)
+        place, seals = self._store(store), self._seals
+        return write_part(place, identity, leaves, found, rank=rank, options=options, seals=seals)
 
     def commit(self, store: str, manifest: Manifest, documents: Mapping[str, Json]) -> Manifest:
         """Store documents and make it all a checkpoint; return the whole manifest."""

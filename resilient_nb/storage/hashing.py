@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import google_crc32c
 import numpy as np
@@ -45,11 +45,19 @@ def xxh3(data: Bytes) -> str:
     return xxhash.xxh3_64_hexdigest(data.data)
 
 
-def seal(pieces: Iterable[Bytes]) -> tuple[bytes, str]:
-    """Return what Zarr's codec puts behind a chunk, and the xxh3-64 of both: one pass over them.
+class Seal(NamedTuple):
+    """What Zarr's codec puts behind a chunk, and the xxh3-64 of both together."""
+
+    end: bytes
+    sum: str
+
+
+def seal(pieces: Iterable[Bytes], whole: xxhash.xxh3_128 | None = None) -> Seal:
+    """Return the seal of a chunk, in one pass over it.
 
     Args:
         pieces: the chunk, one piece after the other.
+        whole: is told all of it, too.
     """
     crc, state = 0, xxhash.xxh3_64()
     for piece in pieces:
@@ -57,9 +65,11 @@ def seal(pieces: Iterable[Bytes]) -> tuple[bytes, str]:
             block = piece[start : start + _BLOCK]
             crc = google_crc32c.extend(crc, block)
             state.update(block.data)
+            if whole is not None:
+                whole.update(block.data)
     end = crc.to_bytes(4, "little")
     state.update(end)
-    return end, state.hexdigest()
+    return Seal(end, state.hexdigest())
 
 
 def digest(array: npt.NDArray[Any]) -> str:

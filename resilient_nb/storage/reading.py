@@ -113,6 +113,7 @@ class Checkpoint:
         self.manifest = manifest
         self._tensors = {record.name: record for record in manifest.tensors}
         self._documents = {record.name: record for record in manifest.documents}
+        self._own = manifest.id
 
     @property
     def path(self) -> str:
@@ -133,8 +134,7 @@ class Checkpoint:
 
     def place(self, record: TensorRecord) -> str:
         """Return the key of the array that holds a tensor."""
-        own = record.at == self.manifest.id
-        return join(self.identity if own else record.at, record.key)
+        return join(self.identity if record.at == self._own else record.at, record.key)
 
     def read(self, name: str) -> TensorLeaf:
         """Return one tensor, in memory of its own."""
@@ -171,7 +171,7 @@ class Checkpoint:
             CorruptCheckpoint: a tensor is missing or damaged.
         """
         jobs: list[Callable[[], None]] = []
-        packs: dict[str, list[tuple[TensorRecord, Array]]] = {}
+        packs: dict[tuple[str, str], list[tuple[TensorRecord, Array]]] = {}
         cut: list[tuple[Array, Array]] = []
         for name, target in targets.items():
             record, start = self.record(name), (starts or {}).get(name)
@@ -183,8 +183,10 @@ class Checkpoint:
                 whole = np.empty(record.shape, target.dtype)
                 cut.append((target, whole[_slices(start, target.shape)]))
                 target = whole
-            packs.setdefault(self.place(record), []).append((record, target))
-        jobs += [partial(self._read_pack, key, wanted) for key, wanted in packs.items()]
+            packs.setdefault((record.at, record.key), []).append((record, target))
+        jobs += [
+            partial(self._read_pack, self.place(wanted[0][0]), wanted) for wanted in packs.values()
+        ]
         count = self.store.threads if threads is None else threads
         if count <= 1 or len(jobs) <= 1:
             for job in jobs:

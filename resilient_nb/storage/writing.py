@@ -26,12 +26,13 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
+import xxhash
 
 from resilient_nb.errors import CannotStore, CheckpointError
 from resilient_nb.storage.contents import groups, links
 from resilient_nb.storage.encoding import Codecs, encode, fit, key_of
 from resilient_nb.storage.encryption import envelope
-from resilient_nb.storage.hashing import Bytes, digest_of, raw, seal, xxh3
+from resilient_nb.storage.hashing import Bytes, Seal, digest, digest_of, raw, seal, xxh3
 from resilient_nb.storage.keys import Keyring, keyring
 from resilient_nb.storage.manifest import DocumentRecord, Manifest, TensorRecord, manifest_json
 from resilient_nb.storage.objects import ObjectStore, join
@@ -68,6 +69,10 @@ class Options:
     threads: int = 0
 
 
+#: By the tensor's name and the chunk's.
+Seals = dict[tuple[str, str], Seal]
+
+
 @dataclass
 class _Part:
     """One rank's share while it is written."""
@@ -75,25 +80,59 @@ class _Part:
     store: ObjectStore
     identity: str
     options: Options
-    pool: ThreadPoolExecutor | None = None
-    records: dict[str, TensorRecord] = field(default_factory=dict)
     keys: Keyring = field(default_factory=Keyring)
+    seals: Seals = field(default_factory=dict)
 
     def codecs(self, key: str, itemsize: int, nbytes: int) -> Codecs:
         """Return the codecs of an array whose chunks have so many bytes."""
         return fit(self.options.codecs, join(self.identity, key), itemsize, nbytes)
 
     def put_chunk(
-        self, key: str, name: str, codecs: Codecs, pieces: Sequence[Bytes]
+        self,
+        key: str,
+        name: str,
+        codecs: Codecs,
+        pieces: Sequence[Bytes],
+        known: Seal | None = None,
     ) -> tuple[str, int]:
-        """Store one chunk; return the sum of what is stored, and its size."""
+        """Store one chunk, whose seal may be known; return the sum of what is stored, and its size.
+
+        What has codecs has no known seal: it is of what is stored.
+        """
         if codecs:
             whole = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
             encoded = encode(codecs, whole.data, name, self.keys)
             pieces = [np.frombuffer(encoded, np.uint8)]
-        end, total = seal(pieces)
+        end, total = known or seal(pieces)
         self.store.put(join(self.identity, key, name), [*(piece.data for piece in pieces), end])
         return total, sum(piece.size for piece in pieces) + len(end)
+
+
+def hashed(
+    leaves: Mapping[str, TensorLeaf], options: Options | None = None
+) -> tuple[dict[str, str], Seals]:
+    """Return the digest of each tensor, and the seals of the chunks that it will be written as.
+
+    One pass over memory for both, which is what training on the other cores feels: so for those
+    who will write nearly all of it. Seals of what is stored in other bytes aren't known yet.
+    """
+    options = options or Options()
+    digests: dict[str, str] = {}
+    seals: Seals = {}
+    for name, leaf in leaves.items():
+        array = leaf.array
+        if options.codecs or leaf.shard is not None or _is_small(leaf, options):
+            digests[name] = digest(array)
+            continue
+        data, whole = raw(array), xxhash.xxh3_128()
+        chunk = split(array.shape, array.itemsize, options.chunk_bytes)
+        size = int(np.prod(chunk, dtype=np.int64)) * array.itemsize
+        for part, at in row_chunks(array.shape, chunk, array.itemsize):
+            found = seal([data[at]], whole)
+            if data[at].size == size:  # else padding follows
+                seals[name, part] = found
+        digests[name] = whole.hexdigest()
+    return digests, seals
 
 
 def write_part(
@@ -104,6 +143,7 @@ def write_part(
     *,
     rank: int = 0,
     options: Options | None = None,
+    seals: Seals | None = None,
 ) -> dict[str, TensorRecord]:
     """Write tensors and make them durable; return their records by name.
 
@@ -116,6 +156,7 @@ def write_part(
         digests: of each (`hashing.digest`); of a shard, that of the whole tensor.
         rank: tells this process's packs from the others'.
         options: how it is written.
+        seals: those that are known, as of `hashed` with the same options.
 
     Raises:
         CheckpointError: it is a committed checkpoint already.
@@ -129,7 +170,7 @@ def write_part(
         if leaf.array.dtype.name not in STORABLE_DTYPES:
             raise CannotStore(f"{name} is an array of dtype {leaf.array.dtype}. Convert it first.")
     keys = keyring() if key_of(options.codecs) else Keyring()
-    part = _Part(store, identity, options, keys=keys)
+    part = _Part(store, identity, options, keys, seals or {})
     small = {n: v for n, v in leaves.items() if _is_small(v, options)}
     jobs: list[Callable[[], list[TensorRecord]]] = [
         partial(_write_array, part, name, leaf, digests[name])
@@ -285,7 +326,11 @@ def _write_array(part: _Part, name: str, leaf: TensorLeaf, digest: str) -> list[
         pieces = {n: _padded(data[at], size) for n, at in row_chunks(shape, chunk, array.itemsize)}
     else:
         pieces = {chunk_name(shard.index): _padded_shard(leaf)} if array.size else {}
-    done = {n: part.put_chunk(key, n, codecs, piece) for n, piece in pieces.items()}
+    seals = {} if codecs else part.seals
+    done = {
+        n: part.put_chunk(key, n, codecs, piece, seals.get((name, n)))
+        for n, piece in pieces.items()
+    }
     return [
         TensorRecord(
             name, part.identity, key, shape, array.dtype.name, leaf.torch_dtype, digest,

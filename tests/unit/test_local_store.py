@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resilient_nb.storage import local
 from resilient_nb.storage.disk import Disk
 from resilient_nb.storage.local import DIRECT_BYTES, LocalStore
 from resilient_nb.storage.objects import Entry
@@ -236,19 +235,3 @@ def test_a_c_library_without_syncfs_syncs_all(
     store.put("a", [b"1"])
     store.flush()
     assert synced == [1]
-
-
-def test_a_kernel_without_populating_reads_all_the_same(
-    store: LocalStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Old:
-        @staticmethod
-        def madvise(*_: int) -> int:
-            return -1
-
-    monkeypatch.setattr(local, "_libc", Old)
-    data = os.urandom(1 << 20)
-    store.put("a", [data])
-    view = bytearray(len(data))
-    assert store.read_into("a", 0, memoryview(view)) == len(data)
-    assert view == data

@@ -26,6 +26,7 @@ from resilient_nb.storage.tree import Json, Shard, TensorLeaf
 from resilient_nb.storage.writing import (
     Options,
     commit,
+    hashed,
     is_committed,
     merge,
     shards_digest,
@@ -359,6 +360,27 @@ def test_the_digest_is_of_the_raw_bytes() -> None:
     assert digest(numbers((4, 6)).T) == digest(np.ascontiguousarray(numbers((4, 6)).T))
     many = {str(i): numbers((2_000_000,), seed=i) for i in range(3)}  # by threads
     assert digests(many) == {name: digest(array) for name, array in many.items()}
+
+
+@pytest.mark.parametrize("rows", [1, 7, 8, 9, 4000])
+@pytest.mark.parametrize("compress", ["", "zstd"])
+def test_what_is_hashed_in_one_pass_is_stored_as_ever(
+    tmp_path: Path, rows: int, compress: str
+) -> None:
+    """Digests and objects are those of two passes, padded chunks and small tensors included."""
+    options = Options(chunk_bytes=8 * 400, pack_bytes=64, codecs=codecs_of(compress))
+    leaves = {
+        "m/a": leaf(numbers((rows, 100))),
+        "m/b": leaf(numbers((3,))),
+        "n/c": leaf(np.array(1.5)),
+    }
+    found, seals = hashed(leaves, options)
+    assert found == {name: digest(x.array) for name, x in leaves.items()}
+    assert bool(seals) is (not compress)
+    plain, quick = LocalStore(tmp_path / "plain"), LocalStore(tmp_path / "quick")
+    records = write_part(plain, IDENTITY, leaves, found, options=options)
+    assert write_part(quick, IDENTITY, leaves, found, options=options, seals=seals) == records
+    assert objects(quick) == objects(plain)
 
 
 def test_the_checkpoint_digest_covers_shared_state_alone(store: LocalStore) -> None:

@@ -214,7 +214,8 @@ class Campaign:
         for process in ranks:
             with contextlib.suppress(psutil.Error):
                 # A rank's other children load data; its writer runs behind them.
-                writers += [child for child in process.children() if child.nice() > 0]
+                usual = process.nice()
+                writers += [child for child in process.children() if child.nice() > usual]
         return writers
 
     def _alive(self, pid: int) -> Iterator[psutil.Process]:

@@ -11,7 +11,8 @@ every "save to durable", and of what is written beside the loop.
   each in its own process. Time lost per checkpoint is the wall time of a segment with one less
   that of one without; the slowdown is that of the steps made while it was written. The first round
   runs all of DCP's modes, the others the best two; the best is the one that loses least.
-* Save, load: `checkpoint_disk`. Nothing else runs.
+* Save, load: `checkpoint_disk`. Nothing else runs. Direct writes of as many bytes show what the
+  device can do at all.
 
 The last line is JSON: ratios of medians (of N rounds, 5 unless told otherwise), ours over
 theirs, so that smaller is better, but for `save_rate_vs_write_fsync`. `partial_time` is the worse
@@ -169,7 +170,7 @@ def table(title: str, times: disk.Times) -> None:
     print(f"\n{title}:")
     for name, found in times.items():
         print(
-            f"  {name:32} {median(found):8.3f}  ({min(found):.3f}–{max(found):.3f}, "
+            f"  {name:36} {median(found):8.3f}  ({min(found):.3f}–{max(found):.3f}, "
             f"{len(found)} rounds)"
         )
     print(flush=True)

@@ -13,12 +13,13 @@ which ext4 refuses. It doesn't sync by itself: its hooks before and after the re
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType
 from checkpoint_loop import PATIENCE, STEPS, Training, measure
 
 PACKAGE = "torch-checkpointing"
+LIMIT = "direct writes (the device's limit)"
+DIRECT_THREADS, DIRECT_BLOCK = 4, 8 << 20
 #: Of each mode of DCP: in a process or a thread, buffers reused, and copied beside training.
 DCP_MODES = {
     "DCP thread": (False, False, False),
@@ -67,6 +70,27 @@ def write_fsync(path: Path, state: Mapping[str, Any]) -> None:
     sync(path.parent)
 
 
+def direct_write(path: Path, state: Mapping[str, Any]) -> None:
+    """Write as many bytes past the page cache, four files at once: as fast as the device goes."""
+    path.mkdir()
+    left = sum(tensor.nbytes for tensor in tensors(state)) // DIRECT_THREADS
+    block = memoryview(mmap.mmap(-1, DIRECT_BLOCK))
+
+    def write(number: int) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_DIRECT
+        file = os.open(path / str(number), flags, 0o600)
+        try:
+            for _ in range(left // DIRECT_BLOCK):
+                os.write(file, block)
+            os.fsync(file)
+        finally:
+            os.close(file)
+
+    with ThreadPoolExecutor(DIRECT_THREADS) as pool:
+        list(pool.map(write, range(DIRECT_THREADS)))
+    sync(path)
+
+
 def torch_save(path: Path, state: Mapping[str, Any]) -> None:
     """`torch.save` to a file."""
     torch.save(state, path)
@@ -90,6 +114,7 @@ def dcp_save(threads: int) -> Callable[[Path, Mapping[str, Any]], None]:
 
 SAVES = {
     "write + fsync": write_fsync,
+    LIMIT: direct_write,
     "torch.save": torch_save,
     "DCP save, 1 thread": dcp_save(1),
     "DCP save, 2 threads": dcp_save(2),

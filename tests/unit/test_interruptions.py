@@ -158,8 +158,8 @@ def test_the_crash_points_notice_what_is_not_made_durable(
     monkeypatch: pytest.MonkeyPatch, owner: type, name: str
 ) -> None:
     monkeypatch.setattr(owner, name, lambda *_: None)
-    tally = crash_points.run(150, seed=5)
-    assert tally.torn or tally.lost
+    tallies = (crash_points.run(30, seed=seed) for seed in range(10))
+    assert any(tally.torn or tally.lost for tally in tallies)
 
 
 def test_no_damage_goes_unnoticed() -> None:

@@ -472,7 +472,7 @@ def test_without_preemption_only_elastic_gangs_are_touched(
             st.sampled_from([Priority.NORMAL, Priority.LOW]),
         ),
         min_size=1,
-        max_size=6,
+        max_size=4,
     ),
     st.lists(st.tuples(st.integers(1, 4), st.sampled_from([50.0, 900.0])), min_size=1, max_size=4),
 )
@@ -487,7 +487,7 @@ def test_every_gang_starts_within_the_bound(
     bound = ranking.STARVING * ranking.STRETCH_BASE + len(first) * turn
     number = 0
     while cluster.now <= bound:
-        while len(cluster.jobs) < 25:
+        while len(cluster.jobs) < 14:
             workers, length = short[number % len(short)]
             cluster.submit("bob", workers, 0, Priority.NORMAL, False, False, length, False, True)
             number += 1

@@ -11,7 +11,7 @@ TORCH ?= torch==2.13.0
 # Options for `make lab`; root (in a container, say) must be allowed by name.
 LAB ?= $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
 
-.PHONY: demo test unit lab bench soak kills crash lint clean
+.PHONY: demo test unit lab bench soak kills faults crash lint clean
 
 demo: $(READY)
 	$(BIN)/python tests/demo.py
@@ -21,10 +21,10 @@ test: lint unit system notebooks
 .PHONY: system notebooks
 
 unit: $(READY)
-	$(BIN)/python -m pytest tests/unit
+	$(BIN)/python -m pytest -n auto tests/unit
 
 system: $(READY)
-	$(BIN)/python -m pytest tests/system
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/system
 
 notebooks: $(READY)
 	$(BIN)/python tests/with_home.py $(BIN)/python -m pytest -p no:cacheprovider \
@@ -49,6 +49,11 @@ soak: $(READY)
 KILLS ?= 200
 kills: $(READY)
 	$(BIN)/python tests/kills.py $(KILLS)
+
+# Every fault made for real, with the cause and decision that are right; FAULTS: only these.
+FAULTS ?=
+faults: $(READY)
+	$(BIN)/python -m tests.faults $(if $(FAULTS),--only "$(FAULTS)")
 
 # POINTS crash points of a checkpoint's commit (kill, EIO, full disk, power loss) and DAMAGES
 # damaged objects, at random from SEED: nothing may be torn, lost or unnoticed.

@@ -12,12 +12,14 @@ from resilient_nb._version import __version__
 
 if TYPE_CHECKING:
     from resilient_nb.api import (
+        alerts,
         connect,
         export,
         fork,
         import_checkpoint,
         jobs,
         load,
+        query,
         queue,
         run,
         runs,
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ResilientError",
     "__version__",
+    "alerts",
     "connect",
     "diff",
     "export",
@@ -37,6 +40,7 @@ __all__ = [
     "jobs",
     "load",
     "panel",
+    "query",
     "queue",
     "run",
     "runs",

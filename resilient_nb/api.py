@@ -13,10 +13,12 @@ from typing import Any
 
 from resilient_nb import connection
 from resilient_nb.client import Client, Tls
+from resilient_nb.core.alert_model import AlertsReport
 from resilient_nb.core.differences import DiffReport
 from resilient_nb.core.explain import failure_text
-from resilient_nb.core.model import JobState
+from resilient_nb.core.model import Injected, Injection, JobState, OnNan
 from resilient_nb.core.names import parse_reference
+from resilient_nb.core.querying import Query, parse_conditions, parse_states, parse_when
 from resilient_nb.core.recorded import CheckpointReport
 from resilient_nb.core.retention import parse_keep
 from resilient_nb.core.views import (
@@ -36,7 +38,9 @@ from resilient_nb.errors import (
     ResilientError,
 )
 from resilient_nb.results import loads
+from resilient_nb.tables import as_table
 from resilient_nb.wire import requests as rq
+from resilient_nb.wire.codec import plain
 
 #: How much of a rank's output a panel shows, in bytes.
 _TAIL = 2000
@@ -67,6 +71,60 @@ def jobs(run: str | None = None) -> list[Job]:
 def queue() -> QueueReport:
     """Return who runs, who waits and for what, and everybody's share of the cluster."""
     return connection.current().queue()
+
+
+def alerts() -> AlertsReport:
+    """Return the alerts that fire now, and those that are over."""
+    return connection.current().alerts()
+
+
+def query(
+    *,
+    run: str = "",
+    user: str = "",
+    state: str = "",
+    metric: str = "",
+    tag: str = "",
+    cause: str = "",
+    data: str = "",
+    since: str | float | None = None,
+    until: str | float | None = None,
+    limit: int = 100,
+    frame: bool | None = None,
+) -> Any:
+    """Return jobs in numbers, the newest first: `query(state="failed", since="2d")`.
+
+    Args:
+        run: only this run's.
+        user: only this user's.
+        state: one of these: "failed,cancelled".
+        metric: what the newest values must be: "loss<0.3,accuracy>=0.9".
+        tag: one of the job's checkpoints has it.
+        cause: an attempt failed for a cause with these words: "memory".
+        data: its checkpoints record data with this in its name or fingerprint.
+        since: it waited or ran after this: "2d" (ago), "2026-11-25", or seconds since 1970.
+        until: it waited or ran before this.
+        limit: no more than so many jobs.
+        frame: a pandas DataFrame (True) or a list of dicts (False); None: a DataFrame if there
+            is pandas.
+
+    Raises:
+        InvalidRequest: a filter can't be read.
+    """
+    now = time.time()
+    wanted = Query(
+        run=run,
+        user=user,
+        states=parse_states(state) if state else (),
+        metrics=parse_conditions(metric) if metric else (),
+        tag=tag,
+        cause=cause,
+        data=data,
+        since=parse_when(since, now) if isinstance(since, str) else since,
+        until=parse_when(until, now) if isinstance(until, str) else until,
+        limit=limit,
+    )
+    return as_table(map(plain, connection.current().find(wanted)), frame)
 
 
 def runs() -> list[Run]:
@@ -278,14 +336,15 @@ class Job:
 
         Raises:
             JobFailed: with the cause, and the cell's own line for an error in the cell.
-            JobCancelled: somebody cancelled it.
+            JobCancelled: somebody cancelled it, or it was stopped by its policy.
             TimeoutError: after `timeout` seconds; the job goes on.
         """
         view = self.wait(timeout)
         if view.state is JobState.FAILED:
             raise JobFailed(f"Job {self.id} failed.\n{failure_text(view.failures[-1], view.label)}")
         if view.state is JobState.CANCELLED:
-            raise JobCancelled(f"Job {self.id} was cancelled at step {view.step}.")
+            why = view.reason or "It was cancelled."
+            raise JobCancelled(f"Job {self.id} ended at step {view.step}: {why}")
         if not view.returned:
             return {}
         from resilient_nb.storage.encryption import decrypt_file
@@ -352,6 +411,26 @@ class Job:
         self._view = self._client.cancel(self.id)
         return self._view
 
+    def chaos(self, what: str, rank: int = 0, seconds: float | None = None) -> Injected:
+        """Break something of your own running job on purpose; it mends itself after `seconds`.
+
+        Args:
+            what: kill-rank, kill-worker, stop, hang, slow, drop-network, fill-disk or
+                corrupt-chunk.
+            rank: whose.
+            seconds: how long it lasts; None: as usual for its kind.
+
+        Raises:
+            NotAllowed: it is another user's job.
+            InvalidRequest: it doesn't run, or has nothing of the kind.
+        """
+        try:
+            kind = Injection(what)
+        except ValueError:
+            known = ", ".join(Injection)
+            raise InvalidRequest(f"{what!r} can't be broken: it is one of {known}.") from None
+        return self._client.inject(rq.Inject(self.id, kind, uuid.uuid4().hex, rank, seconds))
+
     def restart(self) -> JobView:
         """End the ranks of a stuck job at once; it starts again from its last checkpoint.
 
@@ -361,6 +440,36 @@ class Job:
         """
         self._view = self._client.restart(self.id, self.view.epoch)
         return self._view
+
+    def retry(self, *, anyway: bool = False, memory: int = 0, on_nan: str | None = None) -> Job:
+        """Run a failed job again from its run's head, whatever was decided; its budgets are new.
+
+        A job that waits out a pause after a failure starts at once. Returns the job that runs.
+
+        Args:
+            anyway: also if it would fail again by all that is known.
+            memory: what each worker gets, in bytes (0: as before).
+            on_nan: how it goes on if its numbers diverge: skip, lower-lr, stop or ignore.
+
+        Raises:
+            InvalidRequest: there is nothing to retry, or it needs `anyway`.
+            NotAllowed: it is somebody else's, and you are no administrator.
+        """
+        policy = None if on_nan is None else OnNan(on_nan)
+        epoch, name = self.view.epoch, uuid.uuid4().hex
+        request = rq.Retry(self.id, name, epoch, anyway, memory, policy)
+        return Job(self._client, self._client.retry(request).job)
+
+    def facts(self, rank: int | None = None, *, frame: bool | None = None) -> Any:
+        """Return what was recorded of the ranks, or of one: a row for each stretch of time.
+
+        Args:
+            rank: which one.
+            frame: a DataFrame (True) or a list of dicts (False); None: as `query`.
+        """
+        report = self._client.facts(self.id, rank)
+        rows = ({"rank": r.rank, **plain(row)} for r in report.ranks for row in r.rows)
+        return as_table(rows, frame)
 
     def why(self) -> WhyReport:
         """Return what holds the job, when it is expected to start, and what would help."""

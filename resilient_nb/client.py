@@ -24,7 +24,10 @@ from distributed.core import send_recv
 from distributed.security import Security
 
 from resilient_nb.config import load_settings
-from resilient_nb.core.model import Checkpoint
+from resilient_nb.core.alert_model import AlertsReport, ChannelTest
+from resilient_nb.core.model import Checkpoint, Injected
+from resilient_nb.core.querying import FactsReport, JobRow, Query
+from resilient_nb.core.recap import DeadReport, RecapReport
 from resilient_nb.core.views import (
     CheckpointView,
     ClusterView,
@@ -266,9 +269,41 @@ class Client:
         """End a stuck attempt's ranks at once; the job starts again from its head."""
         return self.request(rq.Restart(job, epoch), JobView)
 
+    def retry(self, message: rq.Retry) -> rq.Submitted:
+        """Run a failed job again, or end the pause of one that waits."""
+        return self.request(message, rq.Submitted)
+
+    def dead(self) -> DeadReport:
+        """Return the jobs that were given up for a spent budget."""
+        return self.request(rq.ListDead(), DeadReport)
+
+    def recap(self, seconds: float, user: str | None = None) -> RecapReport:
+        """Return what happened in the last seconds to one's own jobs, or those of `user`."""
+        return self.request(rq.Recap(seconds, user), RecapReport)
+
+    def inject(self, message: rq.Inject) -> Injected:
+        """Break something of a running job of one's own, on purpose."""
+        return self.request(message, Injected)
+
     def queue(self) -> QueueReport:
         """Return who runs, who waits and everybody's share."""
         return self.request(rq.GetQueue(), QueueReport)
+
+    def find(self, query: Query) -> list[JobRow]:
+        """Return the jobs that are asked for in numbers, the newest first."""
+        return self.request(rq.FindJobs(query), list[JobRow])
+
+    def facts(self, job: str, rank: int | None = None, most: int = 500) -> FactsReport:
+        """Return what was recorded of a job's ranks, or of one, in at most `most` rows each."""
+        return self.request(rq.ReadFacts(job, rank, most), FactsReport)
+
+    def alerts(self) -> AlertsReport:
+        """Return what fires now and what is over."""
+        return self.request(rq.GetAlerts(), AlertsReport)
+
+    def test_alerts(self) -> list[ChannelTest]:
+        """Send a test by each of the administrator's channels."""
+        return self.request(rq.TestAlerts(), list[ChannelTest])
 
     def why(self, job: str) -> WhyReport:
         """Return what holds a job, and what would start it."""

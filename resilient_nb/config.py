@@ -38,8 +38,10 @@ class Settings:
     owner: str = ""  # the OS user that an embedded cluster belongs to (set by its watchdog)
     replicas: Places = ()  # where second copies of all checkpoints are kept
     shelf: str = "/dev/shm"  # where copies of checkpoints are kept in memory
+    mlflow: str = ""  # the tracking URI of an MLflow server that is told of jobs; "": none is
     key_file: str = ""  # keys that the store is encrypted with; see `storage.keys`
     encrypt: Literal["auto", "on", "off"] = "auto"  # whether it is; auto: if there is a key
+    cgroup: str = "auto"  # of ranks with a memory limit: `auto`, `off`, or the folder of theirs
 
     @property
     def runs(self) -> Place:

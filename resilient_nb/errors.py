@@ -78,7 +78,7 @@ class JobFailed(ResilientError):
 
 
 class JobCancelled(ResilientError):
-    """The job was cancelled by a person."""
+    """The job was cancelled by a person, or stopped as good enough or hopeless."""
 
     code = "job-cancelled"
 
@@ -109,6 +109,40 @@ class CorruptCheckpoint(CheckpointError):
         self.checkpoint = checkpoint
 
 
+class InputLost(ResilientError):
+    """What a job was to read is gone, or damaged; the message says what, and where it was.
+
+    Attributes:
+        lost: the job that returned it, or the path or URL where it was.
+    """
+
+    code = "input-lost"
+
+    def __init__(self, message: str = "", lost: str = "") -> None:
+        super().__init__(message)
+        self.lost = lost
+
+
+class JournalFailed(ResilientError):
+    """The journal can't be written or read now: nothing was changed, and what runs goes on."""
+
+    code = "journal-failed"
+
+
+class JournalDamaged(JournalFailed):
+    """A part of the journal is no longer what was written.
+
+    Attributes:
+        after: the number of the last event before the damage.
+    """
+
+    code = "journal-damaged"
+
+    def __init__(self, message: str = "", after: int = 0) -> None:
+        super().__init__(message)
+        self.after = after
+
+
 class KeyMissing(CheckpointError):
     """What is stored is encrypted, and this process lacks the key; the message names it."""
 
@@ -125,6 +159,22 @@ class InvalidTransition(ResilientError):
     """An event doesn't fit the state it meets: a defect of ours, never the user's."""
 
     code = "invalid-transition"
+
+
+class Diverged(BaseException):
+    """A loss is no longer finite, or far off: this attempt ends, and no checkpoint has the step.
+
+    It is no `Exception`: a cell that goes on after any error must not go on after this one.
+
+    Attributes:
+        metric: what was logged.
+        step: the number of the step that it was logged for.
+    """
+
+    def __init__(self, message: str, metric: str, step: int) -> None:
+        super().__init__(message)
+        self.metric = metric
+        self.step = step
 
 
 def _subclasses(cls: type[ResilientError]) -> list[type[ResilientError]]:

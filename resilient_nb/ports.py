@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from resilient_nb.core.events import Event
+from resilient_nb.core.facts import Facts
 
 
 class Clock(Protocol):
@@ -14,20 +15,52 @@ class Clock(Protocol):
     def __call__(self) -> float: ...
 
 
-class Journal(Protocol):
-    """The append-only event log that is the truth about jobs, and the samples beside it."""
+class Records(Protocol):
+    """What was measured of jobs, thinned so that it is bounded. No truth depends on it."""
 
-    def append(self, events: Sequence[Event]) -> None:
-        """Make all `events` durable, or none."""
+    crowded: set[str]  # jobs that have too many metrics: the last ones aren't kept
 
-    def events(self) -> Iterable[Event]:
-        """Return every event in the order of appending."""
+    def write(
+        self,
+        points: Iterable[tuple[str, str, int, float]] = (),
+        facts: Iterable[tuple[str, int, Facts]] = (),
+    ) -> None:
+        """Keep metric points (job, metric, step, value) and what ranks (job, rank) did, or none.
 
-    def record(self, rows: Iterable[tuple[str, str, int, float]]) -> None:
-        """Keep metric points (job, metric, step, value); the last for a step wins."""
+        A point supersedes those of its step and later ones. Facts of the same time add up.
+        """
 
     def series(self, job: str, limit: int) -> Mapping[str, tuple[tuple[int, float], ...]]:
         """Return each metric of a job as at most `limit` (step, value) pairs, in order."""
+
+    def newest(self, jobs: Iterable[str]) -> Mapping[str, Mapping[str, float]]:
+        """Return the newest value of each metric of jobs."""
+
+    def facts(self, job: str, rank: int | None = None) -> Mapping[int, Sequence[Facts]]:
+        """Return the rows of a job's ranks, or of one, in order."""
+
+    def totals(self, jobs: Iterable[str]) -> Mapping[str, Facts]:
+        """Return what the gangs of jobs did in all, if anything was measured."""
+
+
+class Journal(Protocol):
+    """The append-only event log that is the truth about jobs, and measurements beside it."""
+
+    @property
+    def records(self) -> Records: ...
+
+    def append(self, events: Sequence[Event]) -> None:
+        """Make all `events` durable, or none.
+
+        Raises:
+            JournalFailed: its disk is full, say; a later one may succeed.
+        """
+
+    def probe(self) -> None:
+        """Raise JournalFailed if events couldn't be written now."""
+
+    def events(self) -> Iterable[Event]:
+        """Return every event in the order of appending."""
 
     def close(self) -> None: ...
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from resilient_nb.supervisor.place import Place, short_path
 from resilient_nb.wire.frames import FrameReader, frame
 from resilient_nb.wire.orders import ORDERS
+
+logger = logging.getLogger(__name__)
 
 #: Between tries to connect, and between starts of a supervisor, in seconds.
 _RETRY, _RESTART = 0.05, 5.0
@@ -44,6 +47,9 @@ class SupervisorLink:
             self._waiting.clear()
             try:
                 await self._listen(reader)
+            except Exception:
+                logger.exception("resilient_nb: what the supervisor says was not understood")
+                await asyncio.sleep(_RESTART)
             finally:
                 self._writer.close()
                 self._writer = None
@@ -72,5 +78,8 @@ class SupervisorLink:
                         os.close(fd)
             if loop.time() >= start_at:
                 start_at = loop.time() + _RESTART
-                self._start()
+                try:
+                    self._start()
+                except OSError as error:  # its disk is full, say: that may pass
+                    logger.warning("resilient_nb: no supervisor can be started: %s", error)
             await asyncio.sleep(_RETRY)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from dataclasses import replace
+import os
+import signal
+import time
 from typing import Any
 
 from distributed import Status, Worker
@@ -16,11 +18,13 @@ from resilient_nb.agent.means import slot_of, store_free
 from resilient_nb.agent.shelving import Shelving
 from resilient_nb.agent.tails import Tails
 from resilient_nb.config import Settings, load_settings
+from resilient_nb.core.model import Injection
 from resilient_nb.supervisor.place import Place
 from resilient_nb.wire.codec import ORDER, PROTOCOL, REPORT, SHELF, build, plain
 from resilient_nb.wire.orders import (
     ORDERS,
     Acknowledge,
+    Chaos,
     Launch,
     PutBack,
     RankRow,
@@ -59,6 +63,8 @@ class AgentPlugin(WorkerPlugin):
         self._speaks = self._warm = False
         self._slot = slot_of(worker, self._config)
         self._store_free: int | None = None
+        self._disk_free: int | None = None
+        self._round_trip = 0.0
         self._news = asyncio.Event()
         worker.stream_handlers[ORDER] = self._order
         worker.handlers[SHELF] = self._read_shelf
@@ -82,11 +88,18 @@ class AgentPlugin(WorkerPlugin):
             if isinstance(message, (Shelve, PutBack)):
                 self._shelving.obey(message)
                 return
+            if self._is_to_die(message):
+                os.kill(os.getpid(), signal.SIGKILL)
             if isinstance(message, Launch) and message.attempt.memory_copies:
                 self._shelving.prepare()
             self._link.send(message)
         except Exception:
             logger.exception("resilient_nb: an order was not understood")
+
+    def _is_to_die(self, message: object) -> bool:
+        """Whether chaos wants this worker killed, and its nanny starts another."""
+        kills = isinstance(message, Chaos) and message.what is Injection.KILL_WORKER
+        return kills and self._worker.nanny is not None
 
     # --- news up ------------------------------------------------------------------------
 
@@ -102,9 +115,7 @@ class AgentPlugin(WorkerPlugin):
         for data in news["samples"]:
             new = build(Sample, data)
             key = (new.job, new.epoch, new.rank)
-            kept = self._samples.get(key)
-            points = (*kept.points, *new.points) if kept else new.points
-            self._samples[key] = replace(new, points=points)
+            self._samples[key] = new.after(self._samples.get(key))
         for name, fact in news["facts"]:
             self._facts[name] = fact
         if news["facts"]:
@@ -139,6 +150,7 @@ class AgentPlugin(WorkerPlugin):
         """Look at the store's disk now and then, in a thread: a network's may hang."""
         while True:
             self._store_free = await asyncio.to_thread(store_free, self._config.store)
+            self._disk_free = await asyncio.to_thread(store_free, str(self._config.home))
             await asyncio.sleep(_DISK)
 
     async def _first_report(self) -> dict[str, Any]:
@@ -181,20 +193,36 @@ class AgentPlugin(WorkerPlugin):
                     break  # facts stay in order
             ready[name] = fact
         report = self._make_report(ready, [c for c in chunks.values() if c is not None])
-        self._samples.clear()
-        reply = await self._call(report)
+        sent, self._samples = self._samples, {}
+        began = time.monotonic()
+        reply = None
+        try:
+            reply = await self._call(report)
+        finally:
+            if reply is None:
+                self._keep(sent)
+        self._round_trip = time.monotonic() - began
         if reply is None:
             return False  # a scheduler without our plugin: nothing was taken
         reply.pop("cluster_id")
+        idle = reply.pop("idle", False)  # it has no journal yet, so it doesn't know what is wanted
         known = build(ReportReply, reply)
         self._tails.confirm(known.log_sizes)
-        if self._speaks and self._shelving is not None:
+        if self._speaks and self._shelving is not None and not idle:
             self._shelving.keep(known.shelf)
         for name in known.acknowledged:
             self._facts.pop(name, None)
         if known.acknowledged:
             link.send(Acknowledge(known.acknowledged))
-        return bool(self._facts)
+        # Nothing moved? Then the journal's disk is full, say, and it is no use to hurry.
+        moved = known.acknowledged or (len(ready) < len(self._facts) and known.log_sizes)
+        return bool(self._facts and moved)
+
+    def _keep(self, sent: dict[tuple[str, int, int], Sample]) -> None:
+        """Nobody has taken these samples: what they say is sent with the next ones."""
+        for key, old in sent.items():
+            new = self._samples.get(key)
+            self._samples[key] = new.after(old) if new is not None else old
 
     def _withheld(self, ready: dict[str, dict[str, Any]]) -> list[RankRow]:
         """Ranks whose end control can't know yet: for it they live, or it would miss them."""
@@ -218,6 +246,8 @@ class AgentPlugin(WorkerPlugin):
             logs=tuple(logs),
             slot=self._slot,
             store_free=self._store_free,
+            disk_free=self._disk_free,
+            round_trip=self._round_trip,
             shelf=shelving.there if shelving is not None and self._speaks else None,
             shelf_trouble=dict(shelving.trouble) if shelving is not None else {},
         )

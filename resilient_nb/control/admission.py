@@ -10,7 +10,7 @@ from dataclasses import replace
 from math import inf
 
 from resilient_nb.config import Settings
-from resilient_nb.core import dependencies, limits
+from resilient_nb.core import dependencies, inputs, limits
 from resilient_nb.core.model import JobSpec, Priority
 from resilient_nb.core.names import job_id, split_job
 from resilient_nb.core.policy import Policy
@@ -46,6 +46,7 @@ class Admission:
         self._check_numbers(run, spec)
         self._check_admin(run, spec)
         spec = replace(spec, user=self._user, group=self._group(spec), after=self._after(run, spec))
+        inputs.check(self._world, run, spec.after, spec.inputs)
         granted = limits.grant(self._world, spec, now)
         if granted.priority is spec.priority:
             return spec, None, ""

@@ -9,17 +9,22 @@ from typing import Any
 from resilient_nb._version import __version__
 from resilient_nb.control.admission import Admission, is_admin
 from resilient_nb.control.engine import Engine
+from resilient_nb.control.injecting import inject
+from resilient_nb.control.overrides import Overrides
+from resilient_nb.control.querying import find_jobs, read_facts
 from resilient_nb.control.storing import Storing
 from resilient_nb.core import events as ev
-from resilient_nb.core import lookup
+from resilient_nb.core import lookup, proposals
 from resilient_nb.core.lineage import imported
-from resilient_nb.core.model import Checkpoint, Job, JobState, Run, StopReason
+from resilient_nb.core.model import Checkpoint, Job, JobState, Remedy, Run, StopReason
 from resilient_nb.core.names import check_name, job_id, parse_reference
 from resilient_nb.core.places import Places, sub_folder
+from resilient_nb.core.recap import RecapReport, dead_letters, recap
 from resilient_nb.core.replicas import replicas_of, wanted_in
 from resilient_nb.core.views import (
     CheckpointView,
     ClusterView,
+    HostView,
     JobView,
     RetentionReport,
     RunView,
@@ -47,12 +52,15 @@ class Commands:
         address: str,
         storing: Storing | None = None,
         replicated: Callable[[Places, str], str] = lambda places, identity: "",
+        metrics: Callable[[], str] = lambda: "",
     ) -> None:
         self._engine = engine
         self._address = address
         self._storing = storing or Storing(engine.settings)
         self._replicated = replicated
+        self._metrics = metrics
         self._user = engine.settings.user  # who asks now
+        self._overrides = Overrides(engine, self._submit, self._check_owner)
 
     def __call__(self, request: Any, user: str) -> Any:
         """Return the answer that the request's class documents.
@@ -88,6 +96,13 @@ class Commands:
                 return self._tag(request)
             case rq.Fork():
                 return self._fork(request)
+            case rq.Retry():
+                known = self._repeated(request.request_id)
+                return known or self._overrides.retry(self.job(request.job), request, user)
+            case rq.ListDead():
+                return dead_letters(self._engine.world)
+            case rq.Recap():
+                return self._recap(request)
             case rq.BeginImport():
                 return self._begin_import(check_name(request.run))
             case rq.Import():
@@ -107,8 +122,12 @@ class Commands:
                 )
             case rq.ReadOut():
                 return self.out_reader(request)()
+            case rq.FindJobs() | rq.ReadFacts():
+                return self.reader(request)()
             case rq.VacateAll():
                 return self._vacate_all()
+            case rq.Inject():
+                return inject(self._engine, self.job(request.job), request, self._user)
         raise InvalidRequest(f"The control plane doesn't know {type(request).__name__}.")
 
     # --- finding ------------------------------------------------------------------------
@@ -172,7 +191,7 @@ class Commands:
                 return self._submitted(job, "")
         return None
 
-    def _submit(self, request: rq.Submit) -> rq.Submitted:
+    def _submit(self, request: rq.Submit, remedy: Remedy | None = None) -> rq.Submitted:
         if (known := self._repeated(request.request_id)) is not None:
             return known
         name = check_name(request.run) if request.run is not None else self._free_name()
@@ -187,7 +206,7 @@ class Commands:
             *prelude,
             ev.JobSubmitted(
                 self._engine.now(), job_id(name, number), name, number, request.request_id,
-                spec, asked, told,
+                spec, asked, told, remedy,
             ),
         )  # fmt: skip
         self._engine.settle()
@@ -245,7 +264,9 @@ class Commands:
         """Whether a checkpoint is the last of a job that succeeded: nothing is left to do."""
         if not head.job:
             return False  # imported
-        job = self._engine.world.jobs[head.job]
+        job = self._engine.world.jobs.get(head.job)
+        if job is None:
+            return False  # the journal has forgotten it
         own = [c for c in self._run(head.run).checkpoints.values() if c.job == head.job]
         return job.state is JobState.SUCCEEDED and own[-1].id == head.id
 
@@ -315,9 +336,8 @@ class Commands:
         self._check_owner(self._run(job.run))
         if not job.state.final:
             if job.state is JobState.QUEUED:
-                self._engine.record(
-                    ev.JobCancelled(self._engine.now(), job.id, "Cancelled while waiting.")
-                )
+                job = replace(job, message="Cancelled while waiting.")
+                self._engine.record(*proposals.ending(self._engine.world, job, self._engine.now()))
             elif job.stop is not StopReason.CANCEL:
                 text = f"Cancelled by {self._user}."
                 self._engine.stop(
@@ -415,9 +435,27 @@ class Commands:
         ]
         return [self._engine.view(job) for job in jobs[: request.limit]]
 
+    def _recap(self, request: rq.Recap) -> RecapReport:
+        engine, now = self._engine, self._engine.now()
+        steps = {
+            job.id: max((row.step for row in engine.live.of(job.id).ranks), default=0)
+            for job in engine.world.open.values()
+            if job.state.holds_gang
+        }
+        user = self._user if request.user is None else request.user
+        return recap(engine.world, now - max(0.0, request.seconds), now, user, steps)
+
     def _runs(self, request: rq.ListRuns) -> list[RunView]:
         names = [request.run] if request.run else list(reversed(self._known()))
         return [self._run_view(name) for name in names]
+
+    def reader(self, request: rq.FindJobs | rq.ReadFacts) -> Callable[[], Any]:
+        """Return what answers the request; it takes a while, and needs nothing here."""
+        records = self._engine.recording.readable()
+        if isinstance(request, rq.ReadFacts):
+            job = self.job(request.job)
+            return read_facts(job, records, request.rank, max(1, request.most))
+        return find_jobs(self._engine.world, records, request.query)
 
     def out_reader(self, request: rq.ReadOut) -> Callable[[], rq.OutPiece]:
         """Return what answers the request; it may wait for a network, and needs nothing here."""
@@ -445,16 +483,20 @@ class Commands:
         # A lease, renewed by each call: a `down` that was interrupted must not stop the queue.
         self._engine.closing_until = self._engine.now() + 15.0
         for job in self._engine.world.open.values():
-            if job.state.holds_gang and job.stop is None:
+            if job.state.holds_gang and job.stop in (None, StopReason.MOVE):
                 text = "The cluster is going down."
                 self._engine.stop(
                     ev.StopRequested(self._engine.now(), job.id, StopReason.VACATE, text)
                 )
         return [j.id for j in self._engine.world.open.values() if j.state.holds_gang]
 
+    def _with_health(self, host: HostView) -> HostView:
+        known = self._engine.world.health.get(host.id)
+        return host if known is None else replace(host, unwell=known.words(self._engine.now()))
+
     def _cluster(self) -> ClusterView:
         world, engine = self._engine.world, self._engine
-        hosts = engine.hosts.views(world)
+        hosts = tuple(self._with_health(host) for host in engine.hosts.views(world))
         jobs = world.open.values()
         return ClusterView(
             address=self._address,
@@ -467,4 +509,6 @@ class Commands:
             hosts=hosts,
             running=tuple(j.id for j in jobs if j.state.holds_gang),
             queued=tuple(j.id for j in jobs if j.state is JobState.QUEUED),
+            alerts=tuple(engine.alerts.values()),
+            metrics=self._metrics(),
         )

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from resilient_nb.control.preflight import lacks_room
-from resilient_nb.core import dependencies, scheduling, why
+from resilient_nb.core import dependencies, health, inputs, scheduling, why
 from resilient_nb.core import events as ev
 from resilient_nb.core.accounting import group_of
 from resilient_nb.core.eta import expected_starts
@@ -62,6 +62,8 @@ class Dispatcher:
         self._checks: dict[str, tuple[float, str]] = {}  # failed pre-flights: until when, why
         self._counted: tuple[World | None, float, tuple[int, int]] = (None, 0.0, (0, 0))
         self._promises: dict[str, float] = {}  # when gangs last were leaving for a job
+        self._shunned: frozenset[str] = frozenset()  # hosts on which jobs kept failing
+        self._kept_off = True  # whether those are left out, not only avoided
 
     # --- planning -----------------------------------------------------------------------
 
@@ -154,15 +156,24 @@ class Dispatcher:
             for job in self._open()
             if job.promised
         }
+        self._shunned = health.shunned(engine.world, now)
         gangs = []
         for n, job in enumerate(self._open(), 1):
             gangs.append(self._gang(job, now))
             if not n % _CHUNK:
                 yield
+        if self._shunned:
+            everybody = engine.hosts.for_plan(engine.world, now)
+            self._kept_off = health.kept_off(everybody, gangs, self._shunned)
         return QueueView(tuple(gangs), self._hosts(), engine.world.ledger, engine.world.policy)
 
     def _hosts(self) -> tuple[Host, ...]:
-        return self._engine.hosts.for_plan(self._engine.world, self._engine.now())
+        hosts = self._engine.hosts.for_plan(self._engine.world, self._engine.now())
+        if not (self._shunned and self._kept_off):
+            return hosts
+        return tuple(
+            replace(host, closing=True) if host.id in self._shunned else host for host in hosts
+        )
 
     def _gang(self, job: Job, now: float) -> Gang:
         world, spec = self._engine.world, job.spec
@@ -185,7 +196,8 @@ class Dispatcher:
             group=group_of(world, job),
             workers=spec.workers,
             max_workers=max(spec.workers, spec.max_workers),
-            needs=spec.needs,
+            needs=job.needs,
+            avoid=(*job.remedy.avoid, *self._shunned) if self._shunned else job.remedy.avoid,
             priority=job.priority,
             admin=spec.admin,
             hold="" if running else self._hold(job, now),
@@ -217,7 +229,13 @@ class Dispatcher:
 
     def _hold(self, job: Job, now: float) -> str:
         until, text = self._checks.get(job.id, (0.0, ""))
-        return dependencies.hold(self._engine.world, job) or (text if now < until else "")
+        world = self._engine.world
+        return (
+            dependencies.hold(world, job)
+            or inputs.hold(world, job)
+            or self._engine.strays.hold(job)
+            or (text if now < until else "")
+        )
 
     # --- carrying out -------------------------------------------------------------------
 
@@ -277,8 +295,16 @@ class Dispatcher:
 
     def _fits(self, start: Start, free: Mapping[str, int]) -> bool:
         return self._waits(start.job) and all(
-            share.leased <= free.get(share.host, 0) for share in start.placement
+            share.leased <= free.get(share.host, 0) and not self._tried(share.host, start.job)
+            for share in start.placement
         )
+
+    def _tried(self, host: str, job: str) -> bool:
+        """Whether another job, put there after the plan was made, tries if a host is well."""
+        known = self._engine.world.health.get(host)
+        if known is None or host in self._shunned:
+            return False
+        return known.shuns(job, self._engine.now())
 
     def _ready(self, name: str) -> bool:
         engine = self._engine
@@ -327,12 +353,17 @@ class Dispatcher:
 
     def why(self, job: Job) -> WhyReport:
         """Return the rule that holds a job, and what would start it now."""
-        return why.why_report(self._engine.world, job, self.view(), self._engine.now())
+        world, now = self._engine.world, self._engine.now()
+        report = why.why_report(world, job, self.view(), now)
+        unwell = health.alerts(world, now) if job.state is JobState.QUEUED else ()
+        return replace(report, reason=" ".join((report.reason, *unwell))) if unwell else report
 
     def report(self) -> QueueReport:
         """Return the queue and the shares as shown."""
         report = queue_report(self._engine.world, self.view(), self._engine.now())
-        return replace(report, alerts=tuple(self._engine.alerts.values()))
+        engine = self._engine
+        unwell = health.alerts(engine.world, engine.now())
+        return replace(report, alerts=(*engine.alerts.values(), *unwell))
 
     def wanted_slots(self) -> int:
         """Return how many slots more would let all that wait start."""
@@ -340,7 +371,7 @@ class Dispatcher:
         sizes, wanted = Sizes(hosts), 0
         for job in self._open():
             if job.state is JobState.QUEUED and job.not_before <= now and not self._hold(job, now):
-                per, most = sizes(job.spec.needs)
+                per, most = sizes(job.needs)
                 # More workers of a kind that can't hold it would be of no use.
                 wanted += job.spec.workers * per if most or not hosts else 0
         return max(0, wanted - sum(host.free for host in hosts))

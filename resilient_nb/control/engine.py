@@ -9,44 +9,57 @@ comparing what hosts report with what the world says should be.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from resilient_nb.config import Settings
 from resilient_nb.control.dispatch import Dispatcher
-from resilient_nb.control.hosts import Hosts, ranks_of
+from resilient_nb.control.endings import Endings
+from resilient_nb.control.hosts import ANSWERS_WITHIN, Hosts, ranks_of
+from resilient_nb.control.judging import Judging
 from resilient_nb.control.keeping import Keeping
 from resilient_nb.control.launching import Launches
 from resilient_nb.control.live import SHOWN_POINTS, LiveTable
 from resilient_nb.control.logs import LogStore
 from resilient_nb.control.memory import Memory
+from resilient_nb.control.recording import Recording
+from resilient_nb.control.strays import Strays
+from resilient_nb.control.watching import Watching
 from resilient_nb.core import events as ev
-from resilient_nb.core import lifecycle, recovery, retention
-from resilient_nb.core.damage import known_damaged, newest_whole
+from resilient_nb.core import lifecycle, retention
+from resilient_nb.core.goodput import Tallies
+from resilient_nb.core.inputs import remake
 from resilient_nb.core.model import (
-    Failure,
     Job,
     JobState,
     Outcome,
     Placement,
     RankEnd,
-    Run,
+    Read,
     StopReason,
 )
 from resilient_nb.core.policy import Policy
 from resilient_nb.core.queue import Resize, Start
 from resilient_nb.core.views import JobView, job_view
 from resilient_nb.core.world import World
-from resilient_nb.errors import InvalidTransition, StaleEpoch, VersionMismatch
+from resilient_nb.errors import InvalidTransition, JournalFailed, StaleEpoch, VersionMismatch
 from resilient_nb.ports import Clock, Journal, Launcher
 from resilient_nb.wire import orders
 from resilient_nb.wire.orders import FACTS
 
 logger = logging.getLogger(__name__)
 
+#: Gets events and the worlds before and after them.
+Listener = Callable[[Sequence[ev.Event], World, World], None]
 #: Returns why a job can't start although slots are free, "" if it can. Given are the world, the
 #: job and the free bytes of the store.
 Preflight = Callable[[World, Job, int | None], str]
+
+
+#: How ranks end that end their whole gang.
+_BROKEN = (Outcome.FAILED, Outcome.EXITED, Outcome.LOST)
 
 
 @dataclass
@@ -59,6 +72,7 @@ class Shell:
     changed: Callable[[str], None]  # a job's view is new
     leases: Callable[[Mapping[str, int]], None] = lambda held: None  # slots held, by host
     preflight: Preflight = lambda world, job, free: ""
+    draw: Callable[[], float] = random.random  # for pauses before retries
 
 
 class Engine:
@@ -70,6 +84,10 @@ class Engine:
         self.live = LiveTable()
         self.logs = LogStore(settings.logs)
         self.alerts: dict[str, str] = {}  # what an administrator should mend
+        self.job_alerts: Mapping[str, tuple[str, ...]] = {}  # what is told in their panels
+        self.tallies = Tallies()
+        # Called after each change of the world.
+        self.listeners: list[Listener] = [lambda events, *_: self.tallies.heard(events)]
         self.closing_until = 0.0  # nothing is started before
         self._shell = shell
         self.preflight = shell.preflight
@@ -77,13 +95,23 @@ class Engine:
         self._loaded: set[str] = set()
         self._unsettled = True
         self._leases: Mapping[str, int] = {}
-        self.world: World = lifecycle.replay(shell.journal.events())
+        self.world: World = lifecycle.replay(self.tallies.watch(shell.journal.events()))
         self._on_host: dict[str, dict[str, None]] = {}  # the jobs with ranks there
         self._ending: dict[str, None] = {}  # jobs of which ranks have ended
+        self.strays = Strays(self, shell.launch)
+        self._to_vacate: dict[str, str] = {}  # hosts, and why
+
+        self.trouble = ""  # why the journal takes nothing
         self.queue = Dispatcher(self)
         self.keeping = Keeping(self)
         self.memory = Memory(self, shell.launch)
+        holding = [(job.id, job.epoch) for job in self._holding()]
+        self.recording = Recording(shell.journal.records, holding)
+        self.judging = Judging(self)
+        self.endings = Endings(self, shell.draw)
+        self.watching = Watching(self)
         now = shell.clock()
+        self.strays.remember()
         for job in self._holding():
             self._ending[job.id] = None
             self._index((), job)
@@ -104,7 +132,12 @@ class Engine:
         world = self.world
         for event in events:
             world = lifecycle.evolve(world, event)
-        self._shell.journal.append(events)
+        try:
+            self._shell.journal.append(events)
+        except JournalFailed as error:
+            self._untold(error)
+            raise
+        self._told()
         before, self.world = self.world, world
         self._touch()
         for job in dict.fromkeys(filter(None, map(_job_of, events))):
@@ -113,6 +146,30 @@ class Engine:
             if was is not now:
                 self._index(was.placement if was else (), now)
                 self.queue.happened(was, now)
+        for listener in self.listeners:
+            try:
+                listener(events, before, world)
+            except Exception:
+                # What is true is true: who only listens must not undo it.
+                logger.exception("resilient_nb: %r failed", listener)
+
+    def _untold(self, error: JournalFailed) -> None:
+        """The journal takes nothing: say so, and try it again with whatever comes."""
+        if self.trouble != str(error):
+            logger.warning("resilient_nb: %s", error)
+            self._set_trouble(str(error))
+        self._touch()
+
+    def _told(self) -> None:
+        if self.trouble:
+            logger.warning("resilient_nb: the journal is written again")
+            self._set_trouble("")
+
+    def _set_trouble(self, text: str) -> None:
+        self.trouble = text
+        self.set_alert("journal", text or None)
+        for name in self.world.open:
+            self.changed(name)
 
     def _index(self, was: Placement, job: Job) -> None:
         """Note on which hosts a job is now, so that a report looks at no others."""
@@ -132,10 +189,17 @@ class Engine:
         """A job's view is new."""
         self._shell.changed(job)
 
+    def send(self, host: str, order: object) -> bool:
+        """Give an order to a host; False if nobody is there to take it."""
+        return self._shell.launch(host, order)
+
     def view(self, job: Job) -> JobView:
         """Return a job as shown."""
         self._load_series(job.id)
-        live = self.live.of(job.id)
+        trouble = () if job.state.final or not self.trouble else (self.trouble,)
+        alerts = (*self.job_alerts.get(job.id, ()), *trouble)
+        goodput = self.tallies.goodput(job.id, self.now())
+        live = replace(self.live.of(job.id), alerts=alerts, goodput=goodput)
         if job.state is JobState.QUEUED:
             live = replace(
                 live,
@@ -145,11 +209,16 @@ class Engine:
             )
         return job_view(self.world, job, live, self.settings.runs)
 
+    def series(self, job: str) -> Mapping[str, tuple[tuple[int, float], ...]]:
+        """Return the (step, value) pairs of each of a job's metrics, thinned."""
+        self._load_series(job)
+        return self.live.of(job).series
+
     def _load_series(self, job: str) -> None:
         """Read what was measured before this process began, once."""
         if job not in self._loaded:
             self._loaded.add(job)
-            self.live.load_series(job, self._shell.journal.series(job, SHOWN_POINTS))
+            self.live.load_series(job, self.recording.series(job, SHOWN_POINTS))
 
     # --- stimuli ----------------------------------------------------------------------
 
@@ -157,25 +226,43 @@ class Engine:
         """An agent reports slots, live ranks, facts, samples and output."""
         if self.hosts.report(report, self.now()):
             self._touch()
-        sizes = {}
-        for chunk in report.logs:
-            sizes[f"{chunk.job}/{chunk.epoch}/{chunk.rank}"] = self.logs.append(chunk)
-            self._shell.changed(chunk.job)
+        sizes = self._keep_logs(report.logs)
         if report.speaks:
             self._end_stale(report)
         self._samples(report)
-        for _, packed in report.facts:
-            try:
-                self._fact(FACTS.unpack(dict(packed)), report.host)
-            except VersionMismatch as error:
-                # Acknowledged all the same: it would come for ever, and hold up the others.
-                logger.warning("a fact from %s was not understood: %s", report.host, error)
-        if report.speaks:
-            self._reconcile(report)
-            self.memory.reported(report)
+        taken: list[str] = []
+        # What the journal doesn't take isn't acknowledged: it comes again, in its order. Until then
+        # a rank whose end is among it must not seem to be missing.
+        with suppress(JournalFailed):
+            for identity, packed in report.facts:
+                self._take(packed, report.host)
+                taken.append(identity)
+            if report.speaks:
+                self._reconcile(report)
+                self.memory.reported(report)
+            self.watching.reported()
         self.settle()
         shelf = self.memory.rules(report.host) if report.speaks else {}
-        return orders.ReportReply(tuple(identity for identity, _ in report.facts), sizes, shelf)
+        return orders.ReportReply(tuple(taken), sizes, shelf)
+
+    def _keep_logs(self, chunks: Iterable[orders.LogChunk]) -> dict[str, int]:
+        """Keep what ranks printed; return how much there is of it by now."""
+        sizes = {}
+        for chunk in chunks:
+            try:
+                sizes[f"{chunk.job}/{chunk.epoch}/{chunk.rank}"] = self.logs.append(chunk)
+                self.set_alert("logs", None)
+            except OSError as error:  # a full disk, say: it comes again
+                self.set_alert("logs", f"What ranks print can't be kept: {error}.")
+            self._shell.changed(chunk.job)
+        return sizes
+
+    def _take(self, packed: Mapping[str, object], host: str) -> None:
+        try:
+            self._fact(FACTS.unpack(dict(packed)), host)
+        except VersionMismatch as error:
+            # Acknowledged all the same: it would come for ever, and hold up the others.
+            logger.warning("a fact from %s was not understood: %s", host, error)
 
     def agent_gone(self, agent: str) -> None:
         """A Dask worker left. Its host's ranks go on; a new agent will adopt them."""
@@ -184,8 +271,22 @@ class Engine:
 
     def tick(self) -> None:
         """A second has passed."""
-        now = self.now()
+        try:
+            with suppress(JournalFailed):  # `record` has said so; it is looked at again in a second
+                self._look(self.now())
+        finally:
+            # Whatever is wrong with what was looked at: others wait to be started.
+            self._unsettled = True
+            self.settle()
+
+    def _look(self, now: float) -> None:
+        if self.trouble:
+            self._shell.journal.probe()
+            self._told()
+        self.strays.look()
+        self.hosts.look(now)
         for job in self._holding():
+            self._warn_of_silence(job, now)
             silent = [
                 (host, rank)
                 for host, rank in ranks_of(job.placement)
@@ -200,8 +301,20 @@ class Engine:
             self.record(ev.CapacityChanged(now, slots))
         self.queue.tick()
         self.memory.look()
-        self._unsettled = True
-        self.settle()
+        self._write_records()
+        self.watching.look()
+        self.judging.look()
+        for host in list(self._to_vacate):
+            self._vacate(host)
+
+    def _warn_of_silence(self, job: Job, now: float) -> None:
+        """Say which hosts don't answer, before their ranks count as lost."""
+        grace = self.settings.adopt_grace
+        for share in job.placement:
+            if grace > ANSWERS_WITHIN and self.hosts.silent(share.host, now, ANSWERS_WITHIN):
+                text = f"{share.host} doesn't answer; its ranks count as lost after {grace:g} s."
+                self.live.note(job.id, text)
+                self.changed(job.id)
 
     def look_again(self) -> None:
         """Something is known of the store that jobs may have waited for."""
@@ -232,9 +345,24 @@ class Engine:
         """Have a host's gangs checkpoint, leave and go on elsewhere; give it nothing new."""
         self.hosts.close(host, self.now())
         self._touch()
+        self._to_vacate[host] = reason
+        with suppress(JournalFailed):
+            self._vacate(host)
+
+    def _vacate(self, host: str) -> None:
+        reason = self._to_vacate[host]
         for job in self._holding():
-            if job.stop is None and any(share.host == host for share in job.placement):
+            leaves = job.stop not in (None, StopReason.MOVE)  # that takes its time
+            if not leaves and any(share.host == host for share in job.placement):
                 self.stop(ev.StopRequested(self.now(), job.id, StopReason.VACATE, reason))
+        del self._to_vacate[host]
+
+    def remake(self, job: Job, lost: str) -> str:
+        """Have a job run again whose results a waiting one needs and that are gone; say so."""
+        made = remake(self.world, job, lost, self.now())
+        if made.rerun:
+            self.record(*made.events)
+        return f"What {lost} returned is lost. {made.reason}"
 
     def leased(self, host: str) -> int:
         """Return how many slots of a host gangs hold."""
@@ -242,15 +370,17 @@ class Engine:
 
     def stop(self, request: ev.StopRequested) -> None:
         """Take a gang down: at once after a failure, at a checkpoint otherwise."""
-        self.record(request)
-        job = self.world.jobs[request.job]
-        if self._launches.began(job):
-            self._launches.end(self.world, job)
-        else:
-            # Nothing was launched yet, so nothing will report its end.
-            for _, rank in ranks_of(job.placement):
-                if rank not in job.ends:
-                    self._end(job, RankEnd(rank, Outcome.LEFT, self.now(), ordered=True))
+        job, now = self.world.jobs[request.job], self.now()
+        began = self._launches.began(job)
+        # Of what was not launched yet nobody will report the end.
+        ends = [
+            ev.RankEnded(now, job.id, job.epoch, RankEnd(rank, Outcome.LEFT, now, ordered=True))
+            for _, rank in ranks_of(job.placement)
+            if not began and rank not in job.ends
+        ]
+        self.record(request, *ends)
+        if began:
+            self._launches.end(self.world, self.world.jobs[job.id])
         self.settle()
 
     def settle(self) -> None:
@@ -258,18 +388,28 @@ class Engine:
         if not self._unsettled:
             return
         self._unsettled = False
-        for name in list(self._ending):
-            job = self.world.jobs[name]
-            if not job.state.holds_gang:
-                self._ending.pop(name, None)
-            elif job.gang_ended:
-                self._conclude(job)
-        if self.now() >= self.closing_until:
-            self.queue.settle()
+        with suppress(JournalFailed):  # `record` has said so, and that nothing is settled
+            self._conclude()
+            if self.now() >= self.closing_until:
+                self.queue.settle()
         leases = self.hosts.in_use(self.world)
         if leases != self._leases:
             self._leases = leases
             self._shell.leases(leases)
+
+    def _conclude(self) -> None:
+        for name in list(self._ending):
+            job = self.world.jobs[name]
+            if not job.state.holds_gang:
+                self._ending.pop(name, None)
+                continue
+            if job.stop is None and any(end.outcome in _BROKEN for end in job.ends.values()):
+                # Its end is in the journal, and then that took nothing more.
+                self.stop(ev.StopRequested(self.now(), name, StopReason.FAILURE))
+                job = self.world.jobs[name]
+            if job.state.holds_gang and job.gang_ended:
+                self.endings.conclude(job)
+                self._launches.forget(job)
 
     def start(self, decision: Start) -> None:
         """Reserve a gang's slots and have its ranks launched."""
@@ -313,6 +453,8 @@ class Engine:
                 if (job := self._current(fact.job, fact.epoch)) is not None:
                     self.keeping.checkpoint_failed(job, fact)
                     self._shell.changed(job.id)
+            case orders.Reads():
+                self._reads(fact, host)
             case orders.Note():
                 prefix = f"rank {fact.rank}: " if fact.rank else ""
                 self.live.note(fact.job, prefix + fact.text)
@@ -335,10 +477,18 @@ class Engine:
         if fact.end.outcome in (Outcome.FAILED, Outcome.EXITED) and job.stop is None:
             self.stop(ev.StopRequested(self.now(), job.id, StopReason.FAILURE))
 
+    def _reads(self, fact: orders.Reads, host: str) -> None:
+        job, new = self._current(fact.job, fact.epoch), Read(fact.place, host)
+        if job is not None and job.reads.get(fact.name) != new:
+            self.record(ev.InputDeclared(self.now(), job.id, fact.name, fact.place, host))
+
     def _checkpoint_written(self, fact: orders.CheckpointWritten) -> None:
         new = fact.checkpoint
         known = self.world.runs[new.run].checkpoints if new.run in self.world.runs else {}
         accepted = new.id in known or retention.was_dropped(self.world, new)
+        if not accepted and self.strays.is_one(new.job, new.epoch):
+            self.strays.wrote(new)
+            return
         if not accepted:
             accepted = self._commit(fact)
         elif fact.tag is not None and new.id in known:
@@ -363,21 +513,27 @@ class Engine:
         return True
 
     def _samples(self, report: orders.Report) -> None:
-        points = []
         for sample in report.samples:
-            if self._current(sample.job, sample.epoch) is None:
+            job = self._current(sample.job, sample.epoch)
+            if job is None:
                 continue
             self._load_series(sample.job)
             self.live.sample(sample, report.host, self.now())
-            self._shell.changed(sample.job)
+            self.recording.sample(sample, self.now(), report.round_trip, report.disk_free)
+            self.watching.sample(job, sample, self.now())
             if sample.rank == 0:
-                points += [
-                    (sample.job, name, step, value)
-                    for step, values in sample.points
-                    for name, value in values.items()
-                ]
-        if points:
-            self._shell.journal.record(points)
+                busy = sample.data_s + sample.compute_s + sample.wait_s
+                pace = busy / sample.steps if sample.steps else None
+                self.tallies.stepped(job.id, self.now(), sample.step, pace)
+            self._shell.changed(sample.job)
+        self._write_records()
+
+    def _write_records(self) -> None:
+        """Write what was measured, now and then."""
+        self.recording.write_if_due(self.now(), self._current)
+        self.set_alert("records", self.recording.alert())
+        for job, text in self.recording.notes():
+            self.live.note(job, text)
 
     # --- comparing what is with what should be ------------------------------------------
 
@@ -390,8 +546,9 @@ class Engine:
                 for row in report.ranks
                 if (row.job, row.epoch) == (name, epoch)
             )
-            if job is None or lost:
+            if (job is None and not self.strays.is_one(name, epoch)) or lost:
                 self._launches.kill(report.host, name, epoch)
+        self.strays.reported(report.host, report.ranks)
 
     def _reconcile(self, report: orders.Report) -> None:
         """Adopt ranks that live; count missing ones as lost; repeat orders without effect."""
@@ -423,7 +580,7 @@ class Engine:
             text = f"Lost rank {gone[0][1]}: {gone[0][0]} {why}."
             self.stop(ev.StopRequested(self.now(), job.id, StopReason.FAILURE, text))
 
-    # --- endings ------------------------------------------------------------------------
+    # --- ends ---------------------------------------------------------------------------
 
     def _end(self, job: Job, end: RankEnd) -> None:
         if end.error is None and end.outcome in (Outcome.EXITED, Outcome.LOST):
@@ -434,63 +591,6 @@ class Engine:
             end = replace(end, step=max(end.step, rows.get(end.rank, 0), reached))
         self.record(ev.RankEnded(self.now(), job.id, job.epoch, end))
 
-    def _conclude(self, job: Job) -> None:
-        """Every rank has ended: decide what becomes of the job."""
-        self._launches.forget(job)
-        now, outcomes = self.now(), {end.outcome for end in job.ends.values()}
-        self.keeping.attempt_ended(job, outcomes <= {Outcome.FINISHED, Outcome.LEFT})
-        if outcomes == {Outcome.FINISHED}:
-            self.record(ev.JobSucceeded(now, job.id, job.epoch, job.spec.out))
-        elif job.stop is StopReason.CANCEL:
-            self.record(ev.JobCancelled(now, job.id, job.message))
-        elif job.stop is StopReason.FAILURE:
-            self.record(*self._verdict(job, now))
-        else:
-            # Left because it was asked to, or unasked, say by a signal.
-            asked = [] if job.stop else [ev.StopRequested(now, job.id, StopReason.VACATE)]
-            self.record(*asked, ev.JobRequeued(now, job.id, job.epoch, message=self._left(job)))
-
-    def _left(self, job: Job) -> str:
-        """Return what the user reads while a job that had to leave waits."""
-        head = self.world.runs[job.run].head
-        step = self.world.checkpoint(head).step if head else 0
-        since = job.stopping_since
-        if since is not None and job.stop is not StopReason.RESTART:
-            seconds = self.now() - since
-            ended = any(end.outcome in (Outcome.EXITED, Outcome.LOST) for end in job.ends.values())
-            how = "Was killed: it had not left" if ended else "Left at a checkpoint"
-            self.live.note(job.id, f"{how} within {seconds:.1f} s.")
-        if job.stop is StopReason.PREEMPT:
-            return f"Preempted by {job.stop_by}; goes on from step {step}."
-        return job.message
-
-    def _verdict(self, job: Job, now: float) -> tuple[ev.Event, ...]:
-        run = self.world.runs[job.run]
-        diagnosis = recovery.diagnose(list(job.ends.values()), run.head)
-        if diagnosis.cause == recovery.DAMAGED:
-            return self._leave_damaged(job, run, diagnosis, now)
-        resumes_from = self.world.checkpoint(run.head).step if run.head else None
-        fruitless = 1
-        for past in reversed(job.failures):
-            if past.resumes_from != resumes_from:
-                break
-            fruitless += 1
-        verdict = recovery.decide(diagnosis, job.failures, job.spec.retries, fruitless)
-        return (_concluded(job, diagnosis, verdict, resumes_from, now),)
-
-    def _leave_damaged(
-        self, job: Job, run: Run, diagnosis: recovery.Diagnosis, now: float
-    ) -> tuple[ev.Event, ...]:
-        """Move the head to a checkpoint that may be whole, and go on from there."""
-        found = known_damaged(self.world) | {run.head or ""}
-        before = newest_whole(self.world, run, found)
-        verdict = recovery.after_damage(before)
-        step = before.step if before is not None else None
-        end = _concluded(job, diagnosis, verdict, step, now)
-        if before is None:
-            return (end,)
-        return ev.HeadMoved(now, run.name, before.id, "recovery"), end
-
     # --- helpers ------------------------------------------------------------------------
 
     def _current(self, name: str, epoch: int) -> Job | None:
@@ -500,31 +600,6 @@ class Engine:
 
     def _holding(self) -> list[Job]:
         return [job for job in self.world.open.values() if job.state.holds_gang]
-
-
-def _concluded(
-    job: Job,
-    diagnosis: recovery.Diagnosis,
-    verdict: recovery.Verdict,
-    resumes_from: int | None,
-    now: float,
-) -> ev.Event:
-    """Return the end of a failed attempt, or of its job."""
-    failure = Failure(
-        cause=diagnosis.cause,
-        message=diagnosis.message,
-        decision="retry" if verdict.retry else "stop",
-        reason=verdict.reason,
-        at=now,
-        epoch=job.epoch,
-        rank=diagnosis.rank,
-        step=diagnosis.step,
-        resumes_from=resumes_from,
-        error=diagnosis.error,
-    )
-    if verdict.retry:
-        return ev.JobRequeued(now, job.id, job.epoch, failure, now + verdict.delay)
-    return ev.JobFailed(now, job.id, job.epoch, failure)
 
 
 def _job_of(event: ev.Event) -> str:

@@ -36,6 +36,8 @@ class _Known:
     slot: Resources = field(default_factory=Resources)  # what each slot has at least
     busy: int = 0  # slots that ordinary Dask tasks are using
     store_free: int | None = None
+    disk_free: int | None = None
+    round_trip: float = 0.0
     heard_at: float = 0.0
     closing_until: float = 0.0
     silent_since: float | None = None
@@ -52,6 +54,7 @@ class Hosts:
 
     def __init__(self) -> None:
         self._hosts: dict[str, _Known] = {}
+        self._looked_at = self._blind_until = 0.0
 
     def report(self, report: Report, now: float) -> bool:
         """Take note of an agent's report; True if it may change what starts."""
@@ -60,7 +63,8 @@ class Hosts:
         late = now - known.heard_at > ANSWERS_WITHIN
         known.agents[report.agent] = _Agent(report.slots, report.speaks, report.slot)
         known.silent_since = None
-        known.store_free = report.store_free
+        known.store_free, known.disk_free = report.store_free, report.disk_free
+        known.round_trip = report.round_trip
         known.heard_at = now
         if report.speaks:
             known.table, known.warm = report.ranks, report.warm
@@ -85,11 +89,21 @@ class Hosts:
             self._hosts[host] = _Known(silent_since=now)
 
     def silent(self, host: str, now: float, grace: float) -> bool:
-        """Whether the host has had no agent for `grace` seconds."""
+        """Whether the host has had no agent, or none that reports, for `grace` seconds.
+
+        A network that is cut closes no connection: Dask itself would wait for minutes.
+        """
         known = self._hosts.get(host)
-        return known is None or (
-            known.silent_since is not None and now - known.silent_since >= grace
-        )
+        if known is None:
+            return True
+        since = known.heard_at if known.silent_since is None else known.silent_since
+        return now - max(since, self._blind_until) >= grace
+
+    def look(self, now: float) -> None:
+        """A second has passed. While nobody looked (this process was stopped, say), none counts."""
+        if now - self._looked_at > ANSWERS_WITHIN / 2:
+            self._blind_until = now
+        self._looked_at = now
 
     def forget(self, host: str) -> None:
         """Drop a silent host."""
@@ -120,6 +134,15 @@ class Hosts:
     def names(self) -> Collection[str]:
         """Return all known hosts."""
         return list(self._hosts)
+
+    def disks(self) -> dict[str, int]:
+        """Return the free bytes of the disks of those hosts that have said so."""
+        known = {name: known.disk_free for name, known in self._hosts.items()}
+        return {name: free for name, free in known.items() if free is not None}
+
+    def heard(self) -> dict[str, float]:
+        """Return when each host last reported, or since when it is waited for."""
+        return {n: k.heard_at or k.silent_since or 0.0 for n, k in self._hosts.items()}
 
     def table(self, host: str) -> tuple[RankRow, ...]:
         """Return the host's live ranks as last reported."""
@@ -161,7 +184,16 @@ class Hosts:
         """Return all hosts as shown."""
         use = self.in_use(world)
         return tuple(
-            HostView(name, known.slots, use.get(name, 0), tuple(sorted(known.agents)), known.warm)
+            HostView(
+                name,
+                known.slots,
+                use.get(name, 0),
+                tuple(sorted(known.agents)),
+                known.warm,
+                store_free=known.store_free,
+                disk_free=known.disk_free,
+                round_trip=known.round_trip,
+            )
             for name, known in sorted(self._hosts.items())
         )
 

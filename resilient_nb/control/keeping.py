@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from resilient_nb.core import events as ev
-from resilient_nb.core.model import Job, Keep, Thinning
+from resilient_nb.core.chaos import is_drill
+from resilient_nb.core.model import Injection, Job, Keep, Thinning
 from resilient_nb.core.names import checkpoint_id
 from resilient_nb.core.retention import Fate, fates, rule_of, superfluous
 from resilient_nb.core.views import RetentionReport, RetentionRow
@@ -60,16 +61,18 @@ class Keeping:
         self._engine.live.note(job.id, fact.text)
         self.failed.add(identity)
         self._among.add(identity)
+        if is_drill(job, Injection.FILL_DISK, self._engine.now()):
+            return  # no checkpoint is dropped for a disk that only seems to be full
         if fact.errno in _FULL and identity not in self._full:
-            self._full.add(identity)
             self._make_room(job)
+            self._full.add(identity)  # once it is made: the journal may be full, too
 
     def lacks_room(self, job: Job) -> None:
         """A job can't start, since the store has too little room for its checkpoints."""
         attempt = f"{job.id}/{job.attempts}"
         if attempt not in self._full:
-            self._full.add(attempt)
             self._make_room(job)
+            self._full.add(attempt)
 
     def attempt_ended(self, job: Job, in_order: bool) -> None:
         """An attempt is over; one that broke off may have left half a checkpoint."""

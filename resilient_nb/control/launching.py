@@ -6,7 +6,10 @@ given again when a host's report shows no trace of it.
 
 from __future__ import annotations
 
+from resilient_nb import tracing
 from resilient_nb.config import Settings
+from resilient_nb.core import traces
+from resilient_nb.core.inputs import sources
 from resilient_nb.core.interval import mean_time_between_failures
 from resilient_nb.core.model import Job, StopReason
 from resilient_nb.core.places import sub_folder
@@ -18,6 +21,8 @@ from resilient_nb.wire import orders
 #: Orders that showed no effect are given again after the first, and ranks that don't appear
 #: count as lost after the second number of seconds.
 ORDER_AGAIN, LAUNCH_PATIENCE = 1.0, 15.0
+#: Seconds that a slow gang gets to reach a checkpoint if nobody waits for its place.
+UNHURRIED = 600.0
 _Key = tuple[str, int]  # job, epoch
 
 
@@ -117,10 +122,13 @@ class Launches:
 
     def _end_order(self, world: World, job: Job) -> orders.Kill | orders.Leave:
         if job.stop is not None and job.stop.at_once:
-            return orders.Kill(job.id, job.epoch)
+            why = job.message if job.hung else ""
+            return orders.Kill(job.id, job.epoch, job.hung, why)
         # How long others wait for a preempted gang is the administrator's to say.
         for_others = job.stop in (StopReason.PREEMPT, StopReason.RESIZE)
         grace = world.policy.grace if for_others else self._settings.leave_grace
+        if job.stop is StopReason.MOVE:
+            grace = max(grace, UNHURRIED)
         return orders.Leave(job.id, job.epoch, grace)
 
     def _order_launch(self, attempt: orders.Attempt, job: Job, host: str) -> None:
@@ -157,7 +165,21 @@ class Launches:
             mtbf=mean_time_between_failures(world, job, self._clock()),
             replicas=replicas_of(world, job.run, self._settings.replicas),
             memory_copies=spec.memory_copies,
+            memory_limit=job.rank_memory,
+            on_nan=spec.on_nan,
+            spike=spec.spike,
+            skip=job.remedy.skip,
+            lr_scale=job.remedy.lr_scale,
+            trace=self._trace(world, job),
+            inputs=tuple(
+                orders.Input(source.job.run, source.job.number, source.names)
+                for source in sources(world, job)
+            ),
         )
+
+    def _trace(self, world: World, job: Job) -> str:
+        traced = job.spec.trace or tracing.wanted()
+        return str(traces.attempt(world.cluster_id, job)) if traced else ""
 
 
 def _hosts(job: Job) -> list[str]:

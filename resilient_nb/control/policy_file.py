@@ -26,6 +26,8 @@
     [users.ada.limits.urgent]
     per_day = 5
 
+Its alerts, `[[alerts]]`, `[channels.NAME]` and `[[routes]]`, are described in `policy_alerts`.
+
 Everything may be left out. The file decides who may do what: it must belong to root or to the
 cluster's own user, and nobody else may write it. One that can't be read changes nothing: the
 policy before it stays in force and an alert says why.
@@ -33,27 +35,35 @@ policy before it stays in force and an alert says why.
 
 from __future__ import annotations
 
-import math
 import os
-import re
 import stat
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+from resilient_nb.control import policy_alerts
 from resilient_nb.control.identity import check_user
+from resilient_nb.control.policy_values import (
+    Wrong,
+    amount,
+    checked,
+    flag,
+    fraction,
+    listed,
+    named,
+    pause,
+    shown,
+    span,
+    table,
+    weight,
+    whole,
+)
 from resilient_nb.core.model import Priority
 from resilient_nb.core.names import check_name
 from resilient_nb.core.policy import GroupRule, Limits, LimitTable, Policy, UserRule
 from resilient_nb.errors import InvalidRequest
 
-T = TypeVar("T")
-Check = Callable[[Any], Any]
-
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_TIMES = 'such as "30s", "12h", "7d"'
-_SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd])\Z")
 _LIMITABLE = (Priority.HIGH, Priority.URGENT)
 #: More than any policy needs; what is larger is not one.
 _LARGEST = 1 << 20
@@ -167,149 +177,59 @@ def parse_policy(text: str, source: str) -> Policy:
     except tomllib.TOMLDecodeError as error:
         raise InvalidRequest(f"Policy {source} is no valid TOML: {error}.") from error
     try:
-        return _table(
+        policy = table(
             Policy,
             "",
             data,
-            half_life=_span,
-            preemption=_flag,
-            grace=_span,
-            patience=_pause,
-            quantum=_amount,
+            half_life=span,
+            preemption=flag,
+            grace=span,
+            patience=pause,
+            quantum=amount,
             admins=_users,
-            admin_reserve=_whole,
+            admin_reserve=whole,
             limits=_limits,
-            high_budget=_fraction,
-            trust_claims=_flag,
-            groups=_named(_group, lambda name: check_name(name, "group")),
-            users=_named(_user, check_user),
+            high_budget=fraction,
+            trust_claims=flag,
+            groups=named(_group, lambda name: check_name(name, "group")),
+            users=named(_user, check_user),
+            alerts=listed(policy_alerts.rule, "[[alerts]]"),
+            channels=named(policy_alerts.channel, lambda name: check_name(name, "channel")),
+            routes=listed(policy_alerts.route, "[[routes]]"),
         )
-    except _Wrong as error:
+        policy_alerts.check_names(policy)
+    except Wrong as error:
         raise InvalidRequest(f"Policy {source}: {error}") from error
-
-
-class _Wrong(Exception):
-    """A value that can't be: its key, and what is allowed."""
-
-    def __init__(self, key: str, what: str) -> None:
-        super().__init__(f"{key} {what}")
-        self.key, self.what = key, what
-
-    def inside(self, table: str) -> _Wrong:
-        """Return the error with the table's name before the key's."""
-        return _Wrong(f"{table}.{self.key}" if self.key else table, self.what)
-
-
-def _table(kind: type[T], key: str, data: Any, **checks: Check) -> T:
-    """Return a table as a `kind`; each key's value goes through its check."""
-    if not isinstance(data, Mapping):
-        raise _Wrong(key, f"is {_shown(data)}; it is a table with {', '.join(checks)}.")
-    values = {}
-    for name, value in data.items():
-        if name not in checks:
-            raise _Wrong(name, f"is unknown here; there are: {', '.join(checks)}.")
-        values[name] = _checked(name, value, checks[name])
-    return kind(**values)
-
-
-def _checked(key: str, value: Any, check: Check) -> Any:
-    try:
-        return check(value)
-    except _Wrong as error:
-        raise error.inside(key) from None
-    except InvalidRequest as error:
-        raise _Wrong(key, f"is wrong: {error}") from None
-
-
-def _named(check: Check, check_key: Callable[[str], str]) -> Check:
-    def read(data: Any) -> Mapping[str, Any]:
-        if not isinstance(data, Mapping):
-            raise _Wrong("", f"is {_shown(data)}; it is a table of tables by name.")
-        return {_checked(n, n, check_key): _checked(n, v, check) for n, v in data.items()}
-
-    return read
+    return policy
 
 
 def _group(data: Any) -> GroupRule:
-    return _table(GroupRule, "", data, weight=_weight, users=_users, limits=_limits)
+    return table(GroupRule, "", data, weight=weight, users=_users, limits=_limits)
 
 
 def _user(data: Any) -> UserRule:
-    return _table(UserRule, "", data, weight=_weight, limits=_limits)
+    return table(UserRule, "", data, weight=weight, limits=_limits)
 
 
 def _limits(data: Any) -> LimitTable:
     if not isinstance(data, Mapping):
-        raise _Wrong("", f"is {_shown(data)}; it is a table with high and urgent.")
+        raise Wrong("", f"is {shown(data)}; it is a table with high and urgent.")
     found = {}
     for name, value in data.items():
         if name not in _LIMITABLE:
-            raise _Wrong(name, "can't be limited; only high and urgent can.")
-        found[Priority(name)] = _checked(name, value, _limit)
+            raise Wrong(name, "can't be limited; only high and urgent can.")
+        found[Priority(name)] = checked(name, value, _limit)
     return found
 
 
 def _limit(data: Any) -> Limits:
-    return _table(Limits, "", data, running=_whole, waiting=_whole, per_day=_whole)
+    return table(Limits, "", data, running=whole, waiting=whole, per_day=whole)
 
 
 def _users(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise _Wrong("", f'is {_shown(value)}; it is a list of user names: ["ada", "bob"].')
+        raise Wrong("", f'is {shown(value)}; it is a list of user names: ["ada", "bob"].')
     twice = sorted({name for name in value if value.count(name) > 1})
     if twice:
-        raise _Wrong("", f"names {', '.join(twice)} more than once.")
+        raise Wrong("", f"names {', '.join(twice)} more than once.")
     return tuple(check_user(name) for name in value)
-
-
-def _span(value: Any) -> float:
-    seconds = _pause(value)
-    if seconds <= 0:
-        raise _Wrong("", f"is {_shown(value)}; it is a time above 0, {_TIMES}.")
-    return seconds
-
-
-def _pause(value: Any) -> float:
-    match = _SPAN.match(value) if isinstance(value, str) else None
-    if match is None:
-        raise _Wrong("", f"is {_shown(value)}; it is a time, {_TIMES}.")
-    return float(match[1]) * _UNITS[match[2]]
-
-
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise _Wrong("", f"is {_shown(value)}; it is true or false.")
-    return value
-
-
-def _whole(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise _Wrong("", f"is {_shown(value)}; it is a whole number, 0 or more.")
-    return value
-
-
-def _weight(value: Any) -> float:
-    if not _is_number(value) or not 0 < value < math.inf:
-        raise _Wrong("", f"is {_shown(value)}; it is a number above 0.")
-    return float(value)
-
-
-def _amount(value: Any) -> float:
-    if not _is_number(value) or not 0 <= value < math.inf:
-        raise _Wrong("", f"is {_shown(value)}; it is a number, 0 or more.")
-    return float(value)
-
-
-def _fraction(value: Any) -> float:
-    if not _is_number(value) or not 0 <= value <= 1:
-        raise _Wrong("", f"is {_shown(value)}; it is a number from 0 to 1.")
-    return float(value)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -17,6 +17,7 @@ from typing import Any
 from resilient_nb.config import Settings
 from resilient_nb.core.places import Place, Places, is_url, sub_folder
 from resilient_nb.errors import CheckpointError, ResilientError
+from resilient_nb.storage import outside
 from resilient_nb.storage.blobs import BlobStore
 from resilient_nb.storage.claim import claim
 from resilient_nb.storage.objects import ObjectStore
@@ -26,6 +27,8 @@ from resilient_nb.wire.requests import OutPiece
 #: A "no" of a store that is far away is asked again after so many seconds.
 _AGAIN = 5.0
 _THREADS = 4
+#: What the loop waits for at most, in seconds.
+_MOMENT = 0.1
 _GONE = (
     "The captured values are no longer in the store: %resilient cancel it, and submit the cell "
     "again."
@@ -41,10 +44,14 @@ class Storing:
         self.blobs = BlobStore(settings.blobs)
         self._stores: dict[Place, ObjectStore] = {}
         self._answers = _Answers(news)
+        self._looks: dict[str, Future[str]] = {}  # at data outside the store
+        self._eyes: ThreadPoolExecutor | None = None
 
     def close(self) -> None:
         """Begin nothing more."""
         self._answers.close()
+        if self._eyes is not None:
+            self._eyes.shutdown(wait=False, cancel_futures=True)
 
     def check(self, cluster_id: str) -> None:
         """Refuse a store that can't be written, or that is another's; as far as is known.
@@ -80,6 +87,19 @@ class Storing:
     def has(self, places: Places, key: str) -> bool:
         """Return whether one of the stores may have an object; no only if that is certain."""
         return any(self._has(place, key) is not False for place in places)
+
+    def unseen(self, path: str) -> str:
+        """Return why data outside the store can't be read on this host, "" if it can.
+
+        A file system that doesn't answer at once isn't waited for: it may well be there.
+        """
+        self._eyes = self._eyes or ThreadPoolExecutor(1, "resilient_nb data")
+        if path not in self._looks or self._looks[path].done():
+            self._looks[path] = self._eyes.submit(outside.missing, path)
+        try:
+            return self._looks[path].result(_MOMENT)
+        except TimeoutError:
+            return ""
 
     def read_out(self, run: str, number: int, offset: int, limit: int) -> OutPiece | None:
         """Return a piece of what a job returned, None if it is gone. May wait for a network."""

@@ -37,7 +37,9 @@ class Sweeping:
 
     async def work(self) -> None:
         """Sweep what is to be swept, if anything is; call it again and again."""
-        if self._engine.now() < self._not_before or self._lock.locked():
+        # After a loss of memory it isn't known at once who is writing what.
+        not_before = max(self._not_before, self._engine.closing_until)
+        if self._engine.now() < not_before or self._lock.locked():
             return
         async with self._lock:
             errand = self._engine.keeping.take()
@@ -77,7 +79,10 @@ class Sweeping:
         self._closed.set()
 
     def _standing(self) -> Standing:
-        return standing(self._engine.world, self._engine.keeping.failed)
+        found = standing(self._engine.world, self._engine.keeping.failed)
+        busy = self._engine.strays.runs
+        settled = {run: at for run, at in found.settled.items() if run not in busy}
+        return replace(found, settled=settled)
 
     # --- in the thread ------------------------------------------------------------------
 

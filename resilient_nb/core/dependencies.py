@@ -15,22 +15,22 @@ from resilient_nb.core.world import World
 
 def is_met(world: World, dependency: str) -> bool:
     """Whether a dependency has succeeded."""
-    return any(job.state is JobState.SUCCEEDED for job in _candidates(world, dependency))
+    return any(job.state is JobState.SUCCEEDED for job in candidates(world, dependency))
 
 
 def upstream(world: World, dependency: str) -> Job:
     """Return the job that a dependency waits for now: the newest that can meet it."""
-    return _candidates(world, dependency)[-1]
+    return candidates(world, dependency)[-1]
 
 
 def unmet(world: World, job: Job) -> tuple[str, ...]:
     """Return the dependencies of a job that have not succeeded yet."""
-    return tuple(name for name in job.spec.after if not is_met(world, name))
+    return tuple(name for name in waits_for(job) if not is_met(world, name))
 
 
 def hold(world: World, job: Job) -> str:
     """Return in words what a job waits for, "" if nothing."""
-    for name in job.spec.after:
+    for name in waits_for(job):
         if not is_met(world, name):
             return _words(upstream(world, name), job)
     return ""
@@ -68,7 +68,7 @@ def inherited_priorities(world: World) -> dict[str, Priority]:
     seen: set[str] = set()  # by the most urgent first, so each is looked at once
     waiting = [job for job in world.open.values() if job.spec.after]
     for job in sorted(waiting, key=lambda j: -j.spec.priority.rank):
-        for blocker in _blockers(world, job.spec.after, seen):
+        for blocker in _blockers(world, waits_for(job), seen):
             if job.spec.priority.rank > blocker.spec.priority.rank:
                 raised[blocker.id] = job.spec.priority
     return raised
@@ -88,7 +88,7 @@ def _blockers(world: World, after: Iterable[str], seen: set[str]) -> Iterator[Jo
         blocker = upstream(world, name)
         if not blocker.state.final and blocker.id not in seen:
             seen.add(blocker.id)
-            stack += blocker.spec.after
+            stack += waits_for(blocker)
             yield blocker
 
 
@@ -97,11 +97,17 @@ def dependents(world: World, run: str) -> tuple[Job, ...]:
     return tuple(
         job
         for job in world.open.values()
-        if any(split_job(name)[0] == run for name in job.spec.after)
+        if any(split_job(name)[0] == run for name in waits_for(job))
     )
 
 
-def _candidates(world: World, dependency: str) -> list[Job]:
+def waits_for(job: Job) -> tuple[str, ...]:
+    """Return what a job depends on: as it was asked, and what makes lost inputs again."""
+    return (*job.spec.after, *job.lost.values())
+
+
+def candidates(world: World, dependency: str) -> list[Job]:
+    """Return the jobs that can meet a dependency, oldest first."""
     run, number = split_job(dependency)
     assert number is not None
     return [world.jobs[name] for name in world.runs[run].jobs[number - 1 :]]

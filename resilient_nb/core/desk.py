@@ -225,7 +225,7 @@ class Desk:
             per, _ = self.sizes(gang.needs)
             if count * per > self.room.total - self.reserve:
                 return False
-        placement = self.room.place(gang.needs, count, ranks_of(gang, count))
+        placement = self.room.place(gang.needs, count, ranks_of(gang, count), gang.avoid)
         if placement is None:
             return False
         self.room.take(placement)
@@ -349,7 +349,7 @@ class Desk:
         count = min(gang.most, start.workers + self._left_over() // entry.per)
         placement = None
         while placement is None:
-            placement = self.room.place(gang.needs, count, ranks_of(gang, count))
+            placement = self.room.place(gang.needs, count, ranks_of(gang, count), gang.avoid)
             count -= 1
         self.room.take(placement)
         self.starts[gang.job] = Start(gang.job, count + 1, placement, start.why)

@@ -11,10 +11,14 @@ from dataclasses import dataclass
 from resilient_nb.core.model import (
     Checkpoint,
     Failure,
+    Futile,
+    Injected,
     JobSpec,
+    OnNan,
     Placement,
     Priority,
     RankEnd,
+    Remedy,
     StopReason,
 )
 from resilient_nb.core.policy import Policy
@@ -43,7 +47,10 @@ class RunCreated(Event):
 
 @dataclass(frozen=True)
 class JobSubmitted(Event):
-    """`asked` is the priority that was asked for, if the policy's limits lowered it."""
+    """`asked` is the priority that was asked for, if the policy's limits lowered it.
+
+    With a `remedy` its attempts do something differently, since an earlier job failed.
+    """
 
     job: str
     run: str
@@ -52,6 +59,7 @@ class JobSubmitted(Event):
     spec: JobSpec
     asked: Priority | None = None
     message: str = ""
+    remedy: Remedy | None = None
 
 
 @dataclass(frozen=True)
@@ -80,13 +88,35 @@ class GangStarted(Event):
 
 @dataclass(frozen=True)
 class StopRequested(Event):
-    """`by` is the job that gets the slots; `workers` the size to go on with after a resize."""
+    """`by` is the job that gets the slots; `workers` the size to go on with after a resize.
+
+    `hung` are ranks that hang, and `avoid` is a host that the job had better not be on again.
+    """
 
     job: str
     reason: StopReason
     message: str = ""
     by: str = ""
     workers: int = 0
+    hung: tuple[int, ...] = ()
+    avoid: str = ""
+
+
+@dataclass(frozen=True)
+class StopProposed(Event):
+    """There is little sense in going on with a job."""
+
+    job: str
+    why: Futile
+    evidence: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ProposalWithdrawn(Event):
+    """It doesn't hold any more."""
+
+    job: str
+    why: Futile
 
 
 @dataclass(frozen=True)
@@ -98,13 +128,49 @@ class RankEnded(Event):
 
 @dataclass(frozen=True)
 class JobRequeued(Event):
-    """The attempt ended and another will follow. `failure` is None after a vacate."""
+    """The attempt ended and another will follow. `failure` is None after a vacate.
+
+    With a `remedy` the next attempts do something differently.
+    """
 
     job: str
     epoch: int
     failure: Failure | None = None
     not_before: float = 0.0
     message: str = ""
+    remedy: Remedy | None = None
+
+
+@dataclass(frozen=True)
+class RetryRequested(Event):
+    """A person has a job that failed start at once, not after its pause.
+
+    With `memory` (bytes for each worker) or `on_nan` it does so differently.
+    """
+
+    job: str
+    by: str = ""
+    memory: int = 0
+    on_nan: OnNan | None = None
+
+
+@dataclass(frozen=True)
+class InputDeclared(Event):
+    """The cell says that it reads this: a path or URL, seen by rank 0 on a host."""
+
+    job: str
+    name: str
+    place: str
+    host: str = ""
+
+
+@dataclass(frozen=True)
+class InputLost(Event):
+    """What `producer` returned is gone, and `job` needs it: it waits for `rerun` first."""
+
+    job: str
+    producer: str
+    rerun: str
 
 
 @dataclass(frozen=True)
@@ -164,6 +230,28 @@ class CheckpointsDropped(Event):
 
 
 @dataclass(frozen=True)
+class JournalSalvaged(Event):
+    """The journal was damaged: what came after the events before this one is lost.
+
+    `text` says so to people.
+    """
+
+    text: str
+
+
+@dataclass(frozen=True)
+class CheckpointsFound(Event):
+    """Checkpoints that the journal had forgotten, and the run's head since then.
+
+    Attempts of the run have later epochs than any of them.
+    """
+
+    run: str
+    checkpoints: tuple[Checkpoint, ...]
+    head: str | None = None
+
+
+@dataclass(frozen=True)
 class PolicyChanged(Event):
     policy: Policy
 
@@ -173,6 +261,15 @@ class CapacityChanged(Event):
     """The slots of all hosts together: shares are shares of it."""
 
     slots: int
+
+
+@dataclass(frozen=True)
+class ChaosInjected(Event):
+    """A running job's owner breaks something of it on purpose."""
+
+    job: str
+    epoch: int
+    injected: Injected
 
 
 EVENTS: dict[str, type[Event]] = {
@@ -185,8 +282,13 @@ EVENTS: dict[str, type[Event]] = {
         GangReserved,
         GangStarted,
         StopRequested,
+        StopProposed,
+        ProposalWithdrawn,
         RankEnded,
         JobRequeued,
+        RetryRequested,
+        InputDeclared,
+        InputLost,
         JobSucceeded,
         JobFailed,
         JobCancelled,
@@ -195,7 +297,10 @@ EVENTS: dict[str, type[Event]] = {
         HeadMoved,
         CheckpointTagged,
         CheckpointsDropped,
+        JournalSalvaged,
+        CheckpointsFound,
         PolicyChanged,
         CapacityChanged,
+        ChaosInjected,
     )
 }

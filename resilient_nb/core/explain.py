@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from resilient_nb.core.model import Failure, RemoteError
+from resilient_nb.core.model import Failure, Job, JobState, RemoteError
 
 
 def error_text(
@@ -37,9 +37,40 @@ def _around(source: str | None, lineno: int, line: str) -> list[str]:
     ]
 
 
+def cost_text(failure: Failure) -> str:
+    """Return what a failure cost: steps, work, and the time until it ran again; "" if nothing."""
+    parts = []
+    if failure.lost_steps:
+        steps = "1 step" if failure.lost_steps == 1 else f"{failure.lost_steps:,} steps"
+        parts.append(f"{steps} to make again")
+    if failure.lost_s >= 0.05:
+        parts.append(f"{_time(failure.lost_s)} of work")
+    if failure.down_s:
+        parts.append(f"{_time(failure.down_s)} until it ran again")
+    return f"Cost: {', '.join(parts)}." if parts else ""
+
+
+def retry_command(job: Job) -> str:
+    """Return what runs a failed job again; `--anyway` if it would fail again by all that is known.
+
+    Without a failure there is nothing to retry: then it is what goes on with its run.
+    """
+    if job.state is not JobState.FAILED or not job.failures:
+        return f"%resilient resume {job.run}"
+    anyway = "" if job.failures[-1].spent else " --anyway"
+    return f"%resilient retry {job.run}{anyway}"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
 def failure_text(failure: Failure, label: str = "") -> str:
-    """Return what failed, why, and what was decided."""
-    text = f"{failure.cause}: {failure.message}\n{failure.reason}"
+    """Return what failed, why, what was decided, and what it cost."""
+    lines = [f"{failure.cause}: {failure.message}", *failure.evidence, failure.reason]
+    text = "\n".join(filter(None, [*lines, cost_text(failure)]))
     if failure.error is not None:
         text += "\n\n" + error_text(failure.error, label=label)
     return text

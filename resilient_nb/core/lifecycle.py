@@ -12,20 +12,31 @@ from dataclasses import replace
 from typing import TypeVar
 
 from resilient_nb.core import events as ev
+from resilient_nb.core import inputs
 from resilient_nb.core.accounting import charge
+from resilient_nb.core.health import observe
 from resilient_nb.core.lineage import pointed, pointing, targets, without
-from resilient_nb.core.model import Job, JobState, Run, StopReason
+from resilient_nb.core.model import Job, JobState, Read, Remedy, Run, StopReason
 from resilient_nb.core.names import checkpoint_id, split_checkpoint
+from resilient_nb.core.proposals import proposed
 from resilient_nb.core.world import World
 from resilient_nb.errors import InvalidTransition, StaleEpoch
 
+#: Of what was broken on purpose, so much of the newest is kept.
+MOST_CHAOS = 200
+
 _K = TypeVar("_K")
 _V = TypeVar("_V")
+
+#: More attempts than a run can have had that a damaged journal has forgotten: later ones have
+#: epochs that are new for certain.
+FORGOTTEN = 1000
 
 _S = JobState
 TRANSITIONS: dict[tuple[JobState, type[ev.Event]], JobState] = {
     (_S.QUEUED, ev.GangReserved): _S.STARTING,
     (_S.QUEUED, ev.JobCancelled): _S.CANCELLED,
+    (_S.QUEUED, ev.RetryRequested): _S.QUEUED,
     (_S.STARTING, ev.GangStarted): _S.RUNNING,
     (_S.STARTING, ev.RankEnded): _S.STARTING,
     (_S.STARTING, ev.StopRequested): _S.STOPPING,
@@ -34,6 +45,7 @@ TRANSITIONS: dict[tuple[JobState, type[ev.Event]], JobState] = {
     (_S.RUNNING, ev.RankEnded): _S.RUNNING,
     (_S.RUNNING, ev.StopRequested): _S.STOPPING,
     (_S.RUNNING, ev.JobSucceeded): _S.SUCCEEDED,
+    (_S.RUNNING, ev.ChaosInjected): _S.RUNNING,
     (_S.STOPPING, ev.StopRequested): _S.STOPPING,
     (_S.STOPPING, ev.RankEnded): _S.STOPPING,
     (_S.STOPPING, ev.JobRequeued): _S.QUEUED,
@@ -59,13 +71,15 @@ def next_state(job: Job, event: ev.Event) -> JobState:
 
 
 def evolve(world: World, event: ev.Event) -> World:
-    """Return the world after `event`, its ledger included. Pure; raises before any change.
+    """Return the world after `event`, with the ledger and the health of hosts.
+
+    Pure; raises before any change.
 
     Raises:
         InvalidTransition: the event doesn't fit the state it meets.
         StaleEpoch: the event speaks of an attempt that is not the current one.
     """
-    return charge(world, _evolve(world, event), event)
+    return observe(world, charge(world, _evolve(world, event), event), event)
 
 
 def _evolve(world: World, event: ev.Event) -> World:
@@ -89,6 +103,21 @@ def _evolve(world: World, event: ev.Event) -> World:
             if job is None:
                 raise InvalidTransition(f"There is no unfinished job {event.job}.")
             return _with_job(world, replace(job, inherited=event.priority))
+        case ev.StopProposed() | ev.ProposalWithdrawn():
+            job = world.open.get(event.job)
+            if job is None:
+                raise InvalidTransition(f"There is no unfinished job {event.job}.")
+            return _with_job(world, proposed(job, event))
+        case ev.InputLost() | ev.InputDeclared():
+            job = world.open.get(event.job)
+            if job is None:
+                raise InvalidTransition(f"There is no unfinished job {event.job}.")
+            return _with_job(world, _input_event(world, job, event))
+        case ev.JournalSalvaged():
+            runs = {n: replace(r, epoch=r.epoch + FORGOTTEN) for n, r in world.runs.items()}
+            return replace(world, runs=runs, salvaged=event)
+        case ev.CheckpointsFound():
+            return _checkpoints_found(world, event)
         case ev.HeadMoved():
             run = _run(world, event.run)
             if event.head is not None:
@@ -152,6 +181,7 @@ def _run_created(world: World, event: ev.RunCreated) -> World:
         head=event.forked_from,
         forked_from=event.forked_from,
         user=event.user,
+        epoch=0 if world.salvaged is None else FORGOTTEN,
     )
     return pointed(_with_run(world, run), run.name, event.forked_from)
 
@@ -173,6 +203,7 @@ def _job_submitted(world: World, event: ev.JobSubmitted) -> World:
         request_id=event.request_id,
         asked=event.asked,
         message=event.message,
+        remedy=event.remedy or Remedy(),
     )
     return _with_run(_with_job(world, job), replace(run, jobs=(*run.jobs, event.job)))
 
@@ -207,6 +238,33 @@ def _checkpoint_imported(world: World, event: ev.CheckpointImported) -> World:
     if split_checkpoint(new.id) != (new.run, new.step, new.epoch):
         raise InvalidTransition(f"{new.id} is no checkpoint of {new.run} at step {new.step}.")
     return _with_run(world, replace(run, epoch=new.epoch, checkpoints={new.id: new}, head=new.id))
+
+
+def _checkpoints_found(world: World, event: ev.CheckpointsFound) -> World:
+    run = _run(world, event.run)
+    known = dict(run.checkpoints)
+    for new in event.checkpoints:
+        if new.id in known or split_checkpoint(new.id) != (run.name, new.step, new.epoch):
+            raise InvalidTransition(f"{new.id} can't have been found in run {run.name}.")
+        known[new.id] = new
+    epoch = max([run.epoch, *(new.epoch for new in event.checkpoints)])
+    world = _with_run(world, replace(run, checkpoints=known, epoch=epoch, head=event.head))
+    for identity in (event.head, *(new.parent for new in event.checkpoints)):
+        if identity is not None:
+            _known_checkpoint(world, identity)
+            world = pointed(world, run.name, identity)
+    return world
+
+
+def _input_event(world: World, job: Job, event: ev.InputLost | ev.InputDeclared) -> Job:
+    if isinstance(event, ev.InputLost):
+        if job.state is not JobState.QUEUED:
+            raise InvalidTransition(f"{job.id} is {job.state}: it can't wait for {event.rerun}.")
+        producer, rerun = (world.jobs.get(name) for name in (event.producer, event.rerun))
+        if producer is None or rerun is None or producer.run != rerun.run:
+            raise InvalidTransition(f"{event.rerun} can't make again what {event.producer} made.")
+        return inputs.lose(job, producer, event)
+    return replace(job, reads=_put(job.reads, event.name, Read(event.place, event.host)))
 
 
 def _checkpoints_dropped(world: World, event: ev.CheckpointsDropped) -> World:
@@ -269,6 +327,7 @@ def _gang_reserved(world: World, job: Job, event: ev.GangReserved) -> World:
         stop=None,
         stop_by="",
         stopping_since=None,
+        hung=(),
         message="",
     )
     return _with_run(_with_job(world, job), replace(run, epoch=event.epoch))
@@ -277,12 +336,16 @@ def _gang_reserved(world: World, job: Job, event: ev.GangReserved) -> World:
 def _apply(job: Job, event: ev.Event) -> Job:
     """Return the job's other fields after an event whose transition is allowed."""
     match event:
+        case ev.GangStarted():
+            return _runs_again(job, event.at)
         case ev.RankEnded():
             return replace(job, ends=_put(job.ends, event.end.rank, event.end))
         case ev.StopRequested():
             return _stop_requested(job, event)
         case ev.JobRequeued():
             return _requeued(job, event)
+        case ev.RetryRequested():
+            return _retried(job, event)
         case ev.JobSucceeded():
             return replace(_released(job, event.at), returned=event.returned, ended_at=event.at)
         case ev.JobFailed():
@@ -294,6 +357,8 @@ def _apply(job: Job, event: ev.Event) -> Job:
             )
         case ev.JobCancelled():
             return replace(_released(job, event.at), ended_at=event.at, message=event.message)
+        case ev.ChaosInjected():
+            return replace(job, chaos=(*job.chaos, event.injected)[-MOST_CHAOS:])
     return job
 
 
@@ -310,14 +375,22 @@ def _stop_requested(job: Job, event: ev.StopRequested) -> Job:
         stop_by=event.by or job.stop_by,
         claim=event.workers,
         message=event.message,
+        hung=event.hung or job.hung,
+        remedy=_avoiding(job, event.avoid),
         stopping_since=event.at if job.stopping_since is None else job.stopping_since,
     )
+
+
+def _avoiding(job: Job, host: str) -> Remedy:
+    avoid = dict.fromkeys((*job.remedy.avoid, host)) if host else job.remedy.avoid
+    return replace(job.remedy, avoid=tuple(avoid))
 
 
 def _requeued(job: Job, event: ev.JobRequeued) -> Job:
     """Back to the queue. Who left for a person or a failure comes back before others start."""
     at_once = job.stop in (StopReason.FAILURE, StopReason.RESTART)
     keeps = at_once and event.not_before <= event.at and not job.stop_by
+    stays = job.stop in (StopReason.RESIZE, StopReason.MOVE)
     return replace(
         _released(job, event.at),
         failures=(*job.failures, event.failure) if event.failure else job.failures,
@@ -325,10 +398,32 @@ def _requeued(job: Job, event: ev.JobRequeued) -> Job:
         queued_at=event.at,
         ended_at=None,
         message=event.message,
-        claim=job.granted if keeps else job.claim if job.stop is StopReason.RESIZE else 0,
+        claim=job.granted if keeps else job.claim if stays else 0,
         preempted=job.preempted + (job.stop is StopReason.PREEMPT),
         restarted=job.stop is StopReason.RESTART,
+        remedy=job.remedy if event.remedy is None else event.remedy,
     )
+
+
+def _runs_again(job: Job, at: float) -> Job:
+    """Note how long the last failure kept a job from running."""
+    if not job.failures or job.failures[-1].down_s:
+        return job
+    last = job.failures[-1]
+    last = replace(last, down_s=max(0.0, at - last.at))
+    return replace(job, failures=(*job.failures[:-1], last))
+
+
+def _retried(job: Job, event: ev.RetryRequested) -> Job:
+    """No pause any more; what a person asks for replaces what was decided."""
+    spec, remedy = job.spec, job.remedy
+    if event.memory:
+        spec = replace(spec, needs=replace(spec.needs, memory=event.memory))
+        remedy = replace(remedy, memory=0)
+    if event.on_nan is not None:
+        spec = replace(spec, on_nan=event.on_nan)
+    message = f"{event.by} has it start now." if event.by else job.message
+    return replace(job, spec=spec, remedy=remedy, not_before=0.0, message=message)
 
 
 def _released(job: Job, at: float) -> Job:

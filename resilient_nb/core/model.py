@@ -8,7 +8,7 @@ epoch, sizes are bytes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 
@@ -55,6 +55,8 @@ class StopReason(StrEnum):
     PREEMPT = "preempt"  # another job gets the slots; the job returns to the queue
     RESIZE = "resize"  # goes on with another number of workers
     RESTART = "restart"  # a person found it stuck: ended at once, goes on from the head
+    MOVE = "move"  # one of its ranks is too slow where it is: goes on elsewhere
+    ENOUGH = "enough"  # it no longer improves, or can't make it: it ends at a checkpoint
 
     @property
     def at_once(self) -> bool:
@@ -191,6 +193,90 @@ class Scaling(StrEnum):
     SQRT = "sqrt"  # the same, the learning rate with the square root
 
 
+class OnNan(StrEnum):
+    """How a run goes on that diverged, from the last checkpoint before it did."""
+
+    SKIP = "skip"  # without the batch that did it
+    LOWER_LR = "lower-lr"  # with half the learning rate
+    STOP = "stop"  # not at all
+    IGNORE = "ignore"  # nobody looks
+
+
+class Futile(StrEnum):
+    """Why there is little sense in going on with a job."""
+
+    CONVERGED = "converged"  # its metrics no longer improve
+    LATE = "late"  # it misses its deadline
+    DOMINATED = "dominated"  # its siblings are better by far
+
+
+class StopPolicy(StrEnum):
+    """What becomes of a job that no longer improves, or can't make it."""
+
+    PROPOSE = "propose"  # its user is told
+    STOP = "stop"  # it is stopped at a checkpoint
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """To stop a job at a checkpoint, since little is to be gained.
+
+    `evidence` has the facts that it follows from, a line each.
+    """
+
+    kind: Futile
+    evidence: tuple[str, ...]
+    at: float
+
+
+class Injection(StrEnum):
+    """What can be broken on purpose, to see whether a job survives it."""
+
+    KILL_RANK = "kill-rank"  # SIGKILL
+    KILL_WORKER = "kill-worker"  # SIGKILL of the Dask worker that speaks for its host
+    STOP = "stop"  # SIGSTOP, until it is over
+    HANG = "hang"  # a thread holds the GIL
+    SLOW = "slow"  # it gets a tenth of its time
+    DROP_NETWORK = "drop-network"  # its connections are cut
+    FILL_DISK = "fill-disk"  # for what it writes, the disk is full
+    CORRUPT_CHUNK = "corrupt-chunk"  # a bit of the head is flipped, until it is over
+
+
+@dataclass(frozen=True)
+class Injected:
+    """Something that was broken on purpose: `user` wanted it, for so many `seconds`.
+
+    `id` is that of the request. `checkpoint` is the one that was damaged, "" if none was.
+    """
+
+    id: str
+    kind: Injection
+    epoch: int
+    rank: int
+    host: str
+    at: float
+    seconds: float = 0.0
+    user: str = ""
+    checkpoint: str = ""
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """What a job's later attempts do differently since earlier ones failed.
+
+    Attributes:
+        memory: bytes for each worker, if it needs more than was asked for (0: as asked for).
+        avoid: hosts that it isn't put on if there are others.
+        skip: steps that are counted, but not made: their batches did harm.
+        lr_scale: what learning rates are multiplied by.
+    """
+
+    memory: int = 0
+    avoid: tuple[str, ...] = ()
+    skip: tuple[int, ...] = ()
+    lr_scale: float = 1.0
+
+
 @dataclass(frozen=True)
 class JobSpec:
     """Everything that decides what a job computes and what it may use.
@@ -204,6 +290,7 @@ class JobSpec:
     priority: Priority = Priority.NORMAL
     interval: Interval = Interval(auto=True)
     retries: int = 3
+    budgets: Mapping[str, int] = field(default_factory=dict)  # of other failures, as in `case`
     seed: int = 0
     out: tuple[str, ...] = ()
     captured: str | None = None  # digest of the blob that holds the captured names
@@ -220,6 +307,13 @@ class JobSpec:
     compress: str = ""
     replicas: tuple[str, ...] = ()  # where second copies of its checkpoints are kept
     memory_copies: int = 0  # hosts that have the newest checkpoint in memory, beside its own
+    on_nan: OnNan = OnNan.SKIP
+    spike: float = 0.0  # a loss so many times the usual one is a divergence, too; 0: none is
+    stop_policy: StopPolicy = StopPolicy.PROPOSE
+    deadline: float | None = None  # seconds from its submission
+    hang_after: float = 0.0  # seconds of doing nothing that are a hang; 0: the usual ones
+    inputs: tuple[str, ...] = ()  # names that it gets from what the jobs in `after` returned
+    trace: str = ""  # W3C traceparent of the span that it was submitted in, if there is one
 
     @property
     def elastic(self) -> bool:
@@ -247,7 +341,11 @@ class Frame:
 class RemoteError:
     """An exception of a rank as plain text. `frames` begin at the cell's own line.
 
-    `damaged` is the checkpoint that the exception says is damaged, "" if it says nothing of any.
+    Attributes:
+        damaged: the checkpoint that the exception says is damaged, "" if it says nothing of any.
+        errno: of an error of the system, else 0.
+        lost_input: what the cell was to read and isn't there any more: a job, path or URL.
+        metric: what was no longer finite, or far off, if the run diverged.
     """
 
     type: str
@@ -255,13 +353,24 @@ class RemoteError:
     frames: tuple[Frame, ...] = ()
     in_collective: bool = False
     damaged: str = ""
+    errno: int = 0
+    lost_input: str = ""
+    metric: str = ""
 
 
 @dataclass(frozen=True)
 class RankEnd:
     """What is known about the end of one rank. `at` is the supervisor's clock.
 
-    `vacated_s` is how long it took to leave, in seconds from the order on (0: nobody asked).
+    Attributes:
+        ordered: we ended it ourselves, and not for what it did.
+        vacated_s: how long it took to leave, in seconds from the order on (0: nobody asked).
+        peak_rss: the most memory that it and its children had, in bytes.
+        limit: the memory that it may have, in bytes; 0: no limit.
+        over_limit: it was ended for having more, by the kernel or by us.
+        oom_kills: how often the kernel killed for lack of memory on its host meanwhile.
+        hang: why it was taken to hang, and ended; "" if it wasn't.
+        stacks: where its threads were, if it hung or crashed.
     """
 
     rank: int
@@ -275,11 +384,29 @@ class RankEnd:
     host: str = ""
     error: RemoteError | None = None
     vacated_s: float = 0.0
+    limit: int = 0
+    over_limit: bool = False
+    oom_kills: int = 0
+    hang: str = ""
+    stacks: str = ""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why an attempt ended badly and what was decided, in words a user reads."""
+    """Why an attempt ended badly and what was decided, in words a user reads.
+
+    Attributes:
+        decision: retry, or stop.
+        host: where the rank to blame was.
+        evidence: the facts that the cause follows from, a line each.
+        stacks: where the threads of all ranks were, if that was looked at.
+        lost_steps: steps that are made again.
+        lost_s: seconds of work that are lost with them.
+        down_s: seconds from then until it ran again; 0 if it hasn't yet.
+        spent: the budget that is used up, if it was stopped for that and not for good: a person
+            may well give it another one (`resilient dead`).
+        remedy: what the next attempt does differently.
+    """
 
     cause: str
     message: str
@@ -291,6 +418,14 @@ class Failure:
     step: int = 0
     resumes_from: int | None = None
     error: RemoteError | None = None
+    host: str = ""
+    evidence: tuple[str, ...] = ()
+    stacks: str = ""
+    lost_steps: int = 0
+    lost_s: float = 0.0
+    down_s: float = 0.0
+    spent: str = ""
+    remedy: Remedy | None = None
 
 
 @dataclass(frozen=True)
@@ -298,7 +433,8 @@ class Checkpoint:
     """A committed, immutable snapshot. `id` is its path below the store's `runs`.
 
     Of its `nbytes` of tensors, `changed` were not in the checkpoint before; they took `written`
-    bytes in the store (both 0 in journals of before these were known).
+    bytes in the store (both 0 in journals of before these were known). `data` has name and
+    fingerprint of what the attempt has gone through.
     """
 
     id: str
@@ -313,6 +449,7 @@ class Checkpoint:
     metrics: Mapping[str, float] = field(default_factory=dict)
     changed: int = 0
     written: int = 0
+    data: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -337,6 +474,14 @@ Placement = tuple[Share, ...]
 
 
 @dataclass(frozen=True)
+class Read:
+    """Data that a cell reads: a path or URL, as seen on a host."""
+
+    place: str
+    host: str = ""
+
+
+@dataclass(frozen=True)
 class Job:
     """One submitted cell and how far it is. `ends` are those of the current attempt.
 
@@ -353,6 +498,10 @@ class Job:
         preempted: how often it left for others.
         asked: the priority that was asked for, if limits lowered it.
         inherited: the priority of more urgent jobs that wait for it.
+        remedy: what its next attempts do differently.
+        hung: ranks that hang, for which its attempt is ended.
+        proposals: to stop it.
+        chaos: what was broken on purpose.
     """
 
     id: str
@@ -384,6 +533,32 @@ class Job:
     preempted: int = 0
     asked: Priority | None = None
     inherited: Priority | None = None
+    remedy: Remedy = Remedy()
+    lost: Mapping[str, str] = field(default_factory=dict)
+    reads: Mapping[str, Read] = field(default_factory=dict)
+    hung: tuple[int, ...] = ()
+    proposals: tuple[Proposal, ...] = ()
+    chaos: tuple[Injected, ...] = ()
+
+    @property
+    def needs(self) -> Resources:
+        """What each worker needs, by now."""
+        needs = self.spec.needs
+        if self.remedy.memory <= needs.memory:
+            return needs  # the very same, by which the queue knows those that are alike
+        return replace(needs, memory=self.remedy.memory)
+
+    @property
+    def rank_memory(self) -> int:
+        """The memory that each rank may have, in bytes; 0: no limit.
+
+        Ranks of an elastic gang share a worker's on the fewest workers. A job that never asked
+        for memory has no limit, also if it needs more of it by now: how much isn't known.
+        """
+        if not self.spec.needs.memory:
+            return 0
+        per_worker = -(-self.spec.ranks(self.spec.workers) // max(1, self.spec.workers))
+        return self.needs.memory // per_worker
 
     @property
     def priority(self) -> Priority:

@@ -7,11 +7,14 @@ few different numbers of free slots there are and not at ten thousand hosts.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from math import ceil
 
 from resilient_nb.core.model import Placement, Resources, Share
 from resilient_nb.core.queue import Gang, Host
+
+#: (workers per host, free slots, hosts, slots per worker): hosts that have room alike.
+_Caps = list[tuple[int, int, list[str], int]]
 
 
 def per_slot(needs: Resources, slot: Resources) -> int | None:
@@ -46,8 +49,9 @@ def place(gang: Gang, workers: int, ranks: int, hosts: Iterable[Host]) -> Placem
     One host that holds all is best, and of those the fullest; else the emptiest hosts, as few
     as will do, with the workers evenly over them. Ranks are shared out evenly over workers and
     numbered contiguously. Ties go by host id, so that the answer is reproducible.
+    Hosts that the gang avoids are left out, unless it doesn't fit without them.
     """
-    return Room(hosts).place(gang.needs, workers, ranks)
+    return Room(hosts).place(gang.needs, workers, ranks, gang.avoid)
 
 
 class _Kind:
@@ -143,9 +147,9 @@ class Room:
         """Return how many workers with such ranks fit now."""
         if not (needs.cpus or needs.memory or needs.gpus):
             return self.total
-        return sum(cap * len(ids) for cap, _, ids, _ in self._caps(needs))
+        return _held(self._caps(needs))
 
-    def _caps(self, needs: Resources) -> list[tuple[int, int, list[str], int]]:
+    def _caps(self, needs: Resources) -> _Caps:
         """Return (workers per host, free slots, hosts, slots per worker) where one fits."""
         caps = []
         for kind in self.kinds:
@@ -158,11 +162,15 @@ class Room:
                 ]
         return caps
 
-    def place(self, needs: Resources, workers: int, ranks: int) -> Placement | None:
+    def place(
+        self, needs: Resources, workers: int, ranks: int, avoid: Collection[str] = ()
+    ) -> Placement | None:
         """Return a placement (without taking it), None if it doesn't fit. See `place`."""
         caps = self._caps(needs)
-        if workers < 1 or sum(cap * len(ids) for cap, _, ids, _ in caps) < workers:
+        if workers < 1 or _held(caps) < workers:
             return None
+        if avoid and _held(others := _without(caps, avoid)) >= workers:
+            caps = others
         chosen = _hosts(caps, workers)
         counts = _balance(chosen, workers)
         shares, first = [], 0
@@ -173,11 +181,25 @@ class Room:
         return tuple(shares)
 
 
+def _held(caps: _Caps) -> int:
+    """Return how many workers fit."""
+    return sum(cap * len(ids) for cap, _, ids, _ in caps)
+
+
+def _without(caps: _Caps, avoid: Collection[str]) -> _Caps:
+    """Return the same without some hosts."""
+    left = [
+        (cap, free, [host for host in ids if host not in avoid], per)
+        for cap, free, ids, per in caps
+    ]
+    return [row for row in left if row[2]]
+
+
 def _slot_order(slot: Resources) -> tuple[float, int, int]:
     return (slot.cpus, slot.memory, slot.gpus)
 
 
-def _hosts(caps: list[tuple[int, int, list[str], int]], workers: int) -> list[tuple[str, int, int]]:
+def _hosts(caps: _Caps, workers: int) -> list[tuple[str, int, int]]:
     """Return (host, most workers, slots per worker) of the fewest hosts that hold them all."""
     chosen: list[tuple[str, int, int]] = []
     left = workers

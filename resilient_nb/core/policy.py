@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from resilient_nb.core.alert_model import Rule
+from resilient_nb.core.alert_rules import Channel, Route
 from resilient_nb.core.model import Priority
 
 HOUR, DAY = 3600.0, 86400.0
@@ -72,6 +74,9 @@ class Policy:
         high_budget: share of a user's fair service that may be used at high or urgent before
             such jobs are treated as normal.
         trust_claims: believe the user name that a client sends where nothing vouches for it.
+        alerts: the administrator's rules, beside the built-in ones.
+        channels: ways to tell people, by name.
+        routes: which alerts go to which channels.
     """
 
     half_life: float = 7 * DAY
@@ -86,6 +91,9 @@ class Policy:
     trust_claims: bool = False
     groups: Mapping[str, GroupRule] = field(default_factory=dict)
     users: Mapping[str, UserRule] = field(default_factory=dict)
+    alerts: tuple[Rule, ...] = ()
+    channels: Mapping[str, Channel] = field(default_factory=dict)
+    routes: tuple[Route, ...] = ()
 
     def group_of(self, user: str) -> str:
         """Return the first group that names the user, else `DEFAULT_GROUP`."""

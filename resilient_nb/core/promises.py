@@ -23,7 +23,7 @@ def set_aside(room: Room, leaving: list[Gang], wanting: list[tuple[Gang, int]]) 
         room.give(gang.placement)
     taken: list[Placement] = []
     for gang, count in [*back, *wanting]:
-        found = room.place(gang.needs, count, count)
+        found = room.place(gang.needs, count, count, gang.avoid)
         if found is None:
             break
         for share in found:

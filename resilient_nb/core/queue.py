@@ -61,6 +61,7 @@ class Gang:
         virtual: whether it keeps `max_workers` ranks whatever it holds (else as many as workers).
         promised: running gangs were asked to leave for it; until it starts, nobody else gets
             what they free.
+        avoid: hosts that it isn't put on if there is room elsewhere.
     """
 
     job: str
@@ -90,6 +91,7 @@ class Gang:
     claim: int = 0
     virtual: bool = True
     promised: bool = False
+    avoid: tuple[str, ...] = ()
 
     @property
     def most(self) -> int:

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from resilient_nb.core.views import CheckpointView
+
+#: The loop of data that belongs to none.
+NO_LOOP = -1
 
 
 @dataclass(frozen=True)
@@ -56,10 +60,14 @@ class ConfigRecord:
 
 @dataclass(frozen=True)
 class DataRecord:
-    """What a loop went through. `fingerprint` is the xxh3-64 of a sample of its items.
+    """What a loop went through, or what the cell declared (`run.input`: its loop is `NO_LOOP`).
+
+    `fingerprint` is the xxh3-64 of a sample of its items, or of the parts of a file.
 
     Data with another fingerprint is other data; with the same one it is most likely the same.
     It is empty where items can't be looked at without disturbing the cell; `note` says why.
+    What is declared has a name; of a path or URL the length is in bytes, and `modified` is in
+    seconds since 1970, if that is known.
     """
 
     loop: int
@@ -67,6 +75,9 @@ class DataRecord:
     length: int | None = None
     fingerprint: str = ""
     note: str = ""
+    name: str = ""
+    place: str = ""
+    modified: float | None = None
 
 
 @dataclass(frozen=True)
@@ -127,3 +138,12 @@ class CheckpointReport:
     parts: tuple[PartSummary, ...]
     holders: tuple[HolderSummary, ...]
     recorded: Recorded
+
+
+def data_names(info: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return name and fingerprint of the data that a manifest's `info` has, each once."""
+    names = (
+        (each.get("place") or each.get("name") or each.get("type", ""), each.get("fingerprint", ""))
+        for each in info.get("data", ())
+    )
+    return tuple(dict.fromkeys(" ".join(filter(None, pair)) for pair in names))

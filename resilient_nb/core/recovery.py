@@ -1,28 +1,46 @@
-"""From the facts of a failed attempt to its cause, and from the cause to a decision.
+"""From the cause of a failure to a decision: is it tried again, when, and what changes.
 
-`diagnose` blames the rank that failed first on its own account: ranks that only lost their
-peer ("connection closed") are victims and never blamed. `decide` retries what can pass and
-never retries what is proven permanent. Both are pure, so a decision can be replayed from
-the journal with its evidence.
+What is proven permanent is never tried again by itself: only a person can override that. What can
+pass is, and each class of causes has a budget of its own, so that an unreliable network doesn't
+use up the retries that its user meant for the cell. `decide` is pure: with the facts and the
+random number of a back-off it gives the same verdict again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
 
-from resilient_nb.core.model import Checkpoint, Failure, Outcome, RankEnd, RemoteError
+from resilient_nb.core.case import BUDGETS, Case, Verdict
+from resilient_nb.core.causes import (
+    ALLOCATION,
+    CRASH,
+    DAMAGED,
+    DISK_FULL,
+    DIVERGED,
+    HANG,
+    HOST_LOST,
+    INPUT_LOST,
+    IO_ERROR,
+    KILLED,
+    NETWORK,
+    NOT_STARTED,
+    OUT_OF_MEMORY,
+    SILENT_EXIT,
+    USER_ERROR,
+    amount,
+    is_victim,
+)
+from resilient_nb.core.diagnosis import Diagnosis, diagnose
+from resilient_nb.core.divergence import LOWER, to_skip
+from resilient_nb.core.model import Checkpoint, Failure, OnNan
 
-KILLED = "killed from outside"
-HOST_LOST = "host lost"
-CRASH = "native crash"
-USER_ERROR = "error in the cell"
-SILENT_EXIT = "silent exit"
-NETWORK = "connection lost"
-DAMAGED = "damaged checkpoint"
-
-#: Not of the job's own making: its user's budget of retries isn't for them.
-_FROM_OUTSIDE = frozenset({KILLED, HOST_LOST, NETWORK, DAMAGED})
+__all__ = [
+    "ALLOCATION", "CRASH", "DAMAGED", "DISK_FULL", "DIVERGED", "FRUITLESS_LIMIT", "HANG",
+    "HOST_LOST", "INPUT_LOST", "IO_ERROR", "KILLED", "NETWORK", "NOT_STARTED", "OUT_OF_MEMORY",
+    "PERMANENT_ERRORS", "SILENT_EXIT", "USER_ERROR", "Case", "Diagnosis", "Verdict", "after_damage",
+    "decide", "diagnose", "is_victim",
+]  # fmt: skip
 
 #: Deterministic by nature: a resumed run would meet them again.
 PERMANENT_ERRORS = frozenset(
@@ -49,116 +67,23 @@ PERMANENT_ERRORS = frozenset(
 )
 
 #: Attempts in a row without a new checkpoint before even outside kills are given up.
-FRUITLESS_LIMIT = 20
+FRUITLESS_LIMIT = BUDGETS["attempts"]
+#: To how many times what it was memory is raised.
+MEMORY_FACTOR = 1.5
+#: After trouble with network, disks and processes: the longest pause before the first try, which
+#: doubles each time, and the longest of all.
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+#: The same for a full disk, which nobody empties within seconds.
+DISK_PAUSE, LONGEST_DISK_PAUSE = 5.0, 300.0
 
-_SIGNALS = {2: "SIGINT", 4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE", 9: "SIGKILL",
-            11: "SIGSEGV", 15: "SIGTERM"}  # fmt: skip
-_CRASHES = frozenset({4, 6, 7, 8, 11})
-_VICTIM_WORDS = (
-    "connection closed by peer",
-    "connection reset",
-    "broken pipe",
-    "connection refused",
-    "connection was closed",
-    "failed to recv",
-    "failed to send",
-    "nccl",
-)
+#: What is in the user's own budget of retries. All else isn't of the job's making.
+_OWN = frozenset({USER_ERROR, SILENT_EXIT, CRASH, ALLOCATION})
 
 
-@dataclass(frozen=True)
-class Diagnosis:
-    """What went wrong, first of all, and where."""
-
-    cause: str
-    message: str
-    rank: int | None = None
-    step: int = 0
-    error: RemoteError | None = None
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What to do about it: retry (after `delay` seconds) or stop, and why."""
-
-    retry: bool
-    reason: str
-    delay: float = 0.0
-
-
-def is_victim(end: RankEnd) -> bool:
-    """Whether a rank failed only because a peer did."""
-    if end.error is None:
-        return False
-    text = end.error.message.lower()
-    return end.error.in_collective and any(word in text for word in _VICTIM_WORDS)
-
-
-def diagnose(ends: Sequence[RankEnd], head: str | None = None) -> Diagnosis:
-    """Return the cause of a failed attempt from how its ranks ended.
-
-    Ranks that we ended ourselves and victims of other ranks are left out; of the rest the
-    earliest is to blame.
-
-    Args:
-        ends: of all ranks.
-        head: the checkpoint that the next attempt would go on from. That it is damaged is no
-            fault of the cell's; other checkpoints only the cell itself has tried to read.
-    """
-    own = [e for e in ends if e.outcome not in (Outcome.FINISHED, Outcome.LEFT) and not e.ordered]
-    blamed = [e for e in own if not is_victim(e)] or own
-    if not blamed:
-        return Diagnosis(SILENT_EXIT, "The attempt ended without a failing rank.")
-    first = min(blamed, key=lambda e: (e.at, e.rank))
-    if head is not None and first.error is not None and first.error.damaged == head:
-        error = first.error
-        return Diagnosis(DAMAGED, error.message, first.rank, first.step, error)
-    return _explain(first)
-
-
-def _explain(end: RankEnd) -> Diagnosis:
-    where = f"rank {end.rank}" + (f" on {end.host}" if end.host else "")
-    if end.outcome is Outcome.LOST:
-        return Diagnosis(HOST_LOST, f"The host of {where} is gone.", end.rank, end.step)
-    if end.error is not None:
-        cause = NETWORK if is_victim(end) else USER_ERROR
-        text = f"{end.error.type}: {end.error.message}" if end.error.message else end.error.type
-        return Diagnosis(cause, f"{text} ({where}, step {end.step})", end.rank, end.step, end.error)
-    if end.signal is not None:
-        name = _SIGNALS.get(end.signal, f"signal {end.signal}")
-        cause = CRASH if end.signal in _CRASHES else KILLED
-        verb = "crashed with" if cause == CRASH else "was killed by"
-        return Diagnosis(cause, f"{where} {verb} {name} at step {end.step}.", end.rank, end.step)
-    return Diagnosis(
-        SILENT_EXIT,
-        f"{where} exited with code {end.exit_code} at step {end.step} without finishing the cell.",
-        end.rank,
-        end.step,
-    )
-
-
-def decide(diagnosis: Diagnosis, past: Sequence[Failure], retries: int, fruitless: int) -> Verdict:
-    """Return whether to retry.
-
-    Args:
-        diagnosis: this attempt's failure.
-        past: the job's earlier failures, oldest first.
-        retries: the user's budget for failures of the job's own making.
-        fruitless: attempts in a row, this one included, without a new checkpoint.
-    """
-    if diagnosis.cause in (KILLED, HOST_LOST, NETWORK):
-        return _from_outside(fruitless)
-    same = [f for f in past if _same(f, diagnosis)]
-    if diagnosis.error is not None and diagnosis.error.type in PERMANENT_ERRORS:
-        return Verdict(False, f"{diagnosis.error.type} would happen again: not retried.")
-    if diagnosis.cause == USER_ERROR and diagnosis.step < 1:
-        return Verdict(False, "It failed before the first step: not retried.")
-    if same:
-        return Verdict(False, f"The same failure at step {diagnosis.step} again: not retried.")
-    spent = sum(f.cause not in _FROM_OUTSIDE for f in past)
-    if spent >= retries:
-        return Verdict(False, f"All {retries} retries are used up.")
-    return Verdict(True, f"It may pass: retry {spent + 1} of {retries}.")
+def decide(diagnosis: Diagnosis, case: Case) -> Verdict:
+    """Return whether to retry, and how. Every cause has just one decision."""
+    rule = _RULES.get(diagnosis.cause, _own)
+    return rule(diagnosis, case)
 
 
 def after_damage(before: Checkpoint | None) -> Verdict:
@@ -179,13 +104,198 @@ def after_damage(before: Checkpoint | None) -> Verdict:
     return Verdict(True, f"It goes on from {ref}, the newest before it not known to be damaged.")
 
 
-def _from_outside(fruitless: int) -> Verdict:
-    if fruitless >= FRUITLESS_LIMIT:
-        return Verdict(False, f"{fruitless} attempts in a row made no checkpoint: given up.")
+# --- the classes ----------------------------------------------------------------------------
+
+
+def _from_outside(diagnosis: Diagnosis, case: Case) -> Verdict:
+    return _again("Not the job's fault: it goes on", case)
+
+
+def _again(text: str, case: Case) -> Verdict:
+    """At once, and later with growing pauses if attempts get nowhere."""
+    fruitless = case.fruitless
+    if fruitless >= case.budget("attempts"):
+        return Verdict(
+            False, f"{fruitless} attempts in a row made no checkpoint: given up.", spent="attempts"
+        )
     if fruitless <= 3:
-        return Verdict(True, "Not the job's fault: it goes on at once.")
+        return Verdict(True, f"{text} at once.")
     delay = min(30.0, 0.5 * 2.0 ** (fruitless - 4))
-    return Verdict(True, f"Not the job's fault: it goes on in {delay:.1f} s.", delay)
+    return Verdict(True, f"{text} in {delay:.1f} s.", delay)
+
+
+def _memory(diagnosis: Diagnosis, case: Case) -> Verdict:
+    """More memory, within what the cluster has."""
+    tries = sum(f.cause == OUT_OF_MEMORY or _grew(f) for f in case.past)
+    most = case.budget("memory")
+    if tries >= most:
+        return Verdict(
+            False,
+            f"More memory was tried {tries} times, and wasn't enough. Give it more yourself "
+            "(%resilient retry JOB --memory SIZE), or have the cell use less.",
+            spent="memory",
+        )
+    had = case.memory or diagnosis.peak * case.ranks
+    count = f"try {tries + 1} of {most}"
+    # Where there is no limit it may have had more than workers say to have: others fill them, too.
+    beyond = not case.memory and case.room is not None and case.room <= had
+    if not had or case.room == 0 or beyond:
+        return Verdict(True, f"How much it needs, or could get, isn't known; it may pass: {count}.")
+    wanted = int(had * MEMORY_FACTOR)
+    if case.room is not None and wanted > case.room:
+        wanted = case.room
+        if wanted <= case.memory or wanted <= diagnosis.peak * case.ranks:
+            return Verdict(
+                False,
+                f"It needs more than {amount(had)} for each worker, and no worker here has that. "
+                "Add larger ones, or have the cell use less.",
+                spent="memory",
+            )
+    remedy = replace(case.remedy, memory=wanted)
+    asked = f"instead of {amount(case.memory)}" if case.memory else "where none was asked for"
+    text = f"It gets {amount(wanted)} for each worker {asked}: {count}."
+    return Verdict(True, text, remedy=remedy)
+
+
+def _allocation(diagnosis: Diagnosis, case: Case) -> Verdict:
+    """An allocation failed: of what is limited only if it was near the limit."""
+    return (_memory if diagnosis.short_of_memory else _own)(diagnosis, case)
+
+
+def _crash(diagnosis: Diagnosis, case: Case) -> Verdict:
+    """Once more, on another host: the same step twice is the job's own."""
+    verdict = _own(diagnosis, case)
+    return _elsewhere(verdict, diagnosis, case)
+
+
+def _hang(diagnosis: Diagnosis, case: Case) -> Verdict:
+    if any(_same(f, diagnosis) for f in case.past):
+        return Verdict(False, f"It hung at step {diagnosis.step} before: not retried.")
+    return _again("A hang may pass: it starts again", case)
+
+
+def _passing(diagnosis: Diagnosis, case: Case) -> Verdict:
+    """Trouble that time mends: a growing pause before each try."""
+    recent = case.past[len(case.past) - (case.fruitless - 1) :] if case.fruitless > 1 else ()
+    tries = sum(f.cause == diagnosis.cause for f in recent)
+    name = _SPENT[diagnosis.cause]
+    most = case.budget(name)
+    if tries >= most:
+        return Verdict(
+            False,
+            f"{most} tries in a row came to the same ({diagnosis.cause}): given up.",
+            spent=name,
+        )
+    delay = _pause(tries, case.jitter, FIRST_PAUSE, LONGEST_PAUSE)
+    text = f"It may pass: try {tries + 1} of {most} in {delay:.1f} s."
+    verdict = Verdict(True, text, delay)
+    return verdict if diagnosis.cause == NETWORK else _elsewhere(verdict, diagnosis, case)
+
+
+def _disk_full(diagnosis: Diagnosis, case: Case) -> Verdict:
+    """Not the job's fault; whether the store has room is looked at before it starts, too."""
+    if case.fruitless >= case.budget("attempts"):
+        text = f"{case.fruitless} attempts in a row found the disk full: given up."
+        return Verdict(False, text, spent="disk")
+    delay = _pause(case.fruitless - 1, case.jitter, DISK_PAUSE, LONGEST_DISK_PAUSE)
+    text = "What its rule doesn't keep is dropped; it goes on when there is room"
+    return Verdict(True, f"{text}, in {delay:.1f} s at the earliest.", delay)
+
+
+def _diverged(diagnosis: Diagnosis, case: Case) -> Verdict:
+    if case.on_nan in (OnNan.STOP, OnNan.IGNORE):
+        return Verdict(False, "It is to stop when its numbers diverge (--on-nan stop).")
+    tries = sum(f.cause == DIVERGED for f in case.past)
+    most = case.budget("rollbacks")
+    if tries >= most:
+        other = OnNan.SKIP if case.on_nan is OnNan.LOWER_LR else OnNan.LOWER_LR
+        return Verdict(
+            False,
+            f"It went back {tries} times, and diverged again. Look at the cell and its data; "
+            f"another policy may help (%resilient retry JOB --on-nan {other}).",
+            spent="rollbacks",
+        )
+    bad, old = diagnosis.step + 1, case.remedy
+    start = f"from step {case.back_to.step}" if case.back_to else "from the beginning"
+    if case.on_nan is OnNan.LOWER_LR:
+        remedy = replace(old, lr_scale=old.lr_scale * LOWER)
+        how = f"with {100 * remedy.lr_scale:g} % of its learning rate"
+    else:
+        remedy = replace(old, skip=to_skip(bad, old.skip))
+        new = [str(step) for step in remedy.skip if step not in old.skip]
+        how = f"without {'step' if len(new) == 1 else 'steps'} {' and '.join(new)}"
+    text = f"It goes on {start}, {how}: rollback {tries + 1} of {most}."
+    return Verdict(True, text, remedy=remedy)
+
+
+def _input_lost(diagnosis: Diagnosis, case: Case) -> Verdict:
+    lost = diagnosis.error.lost_input if diagnosis.error else ""
+    if any(f.error is not None and f.error.lost_input == lost for f in case.past):
+        return Verdict(False, f"{lost} is lost again after it was made anew: not retried.")
+    if "#" not in lost or "/" in lost:
+        return Verdict(False, f"Nothing here can bring {lost or 'it'} back: not retried.")
+    return Verdict(True, f"{lost} is run again first, then this job.", rerun=lost)
+
+
+def _own(diagnosis: Diagnosis, case: Case) -> Verdict:
+    """Of the job's own making: the user's retries, but nothing that would happen again."""
+    error, step = diagnosis.error, diagnosis.step
+    if error is not None and error.type in PERMANENT_ERRORS:
+        return Verdict(False, f"{error.type} would happen again: not retried.")
+    if error is not None and step < 1:
+        return Verdict(False, "It failed before the first step: not retried.")
+    if any(_same(f, diagnosis) for f in case.past):
+        return Verdict(False, f"The same failure at step {step} again: not retried.")
+    mine = _OWN | {diagnosis.cause}
+    used = sum(f.cause in mine and not _grew(f) for f in case.past)
+    if used >= case.retries:
+        return Verdict(False, f"All {case.retries} retries are used up.", spent="retries")
+    return Verdict(True, f"It may pass: retry {used + 1} of {case.retries}.")
+
+
+def _damaged(diagnosis: Diagnosis, case: Case) -> Verdict:
+    return after_damage(case.back_to)
+
+
+_Rule = Callable[[Diagnosis, Case], Verdict]
+_RULES: dict[str, _Rule] = {
+    KILLED: _from_outside,
+    HOST_LOST: _from_outside,
+    OUT_OF_MEMORY: _memory,
+    ALLOCATION: _allocation,
+    CRASH: _crash,
+    HANG: _hang,
+    NETWORK: _passing,
+    IO_ERROR: _passing,
+    NOT_STARTED: _passing,
+    DISK_FULL: _disk_full,
+    DIVERGED: _diverged,
+    INPUT_LOST: _input_lost,
+    DAMAGED: _damaged,
+    SILENT_EXIT: _own,
+    USER_ERROR: _own,
+}
+_SPENT = {NETWORK: "network", IO_ERROR: "io", NOT_STARTED: "starts"}
+
+
+def _elsewhere(verdict: Verdict, diagnosis: Diagnosis, case: Case) -> Verdict:
+    """Have the next attempt avoid the host, if there is one."""
+    host, old = diagnosis.host, case.remedy
+    if not verdict.retry or not host:
+        return verdict
+    avoid = (*(name for name in old.avoid if name != host), host)
+    remedy = replace(verdict.remedy or old, avoid=avoid)
+    return replace(verdict, reason=f"{verdict.reason} Not on {host}, if possible.", remedy=remedy)
+
+
+def _pause(tries: int, jitter: float, first: float, longest: float) -> float:
+    """Return a pause with full jitter: jobs that failed together don't come back together."""
+    return jitter * min(longest, first * 2.0 ** min(tries, 60))
+
+
+def _grew(failure: Failure) -> bool:
+    """Whether it got more memory for an allocation that failed."""
+    return failure.cause == ALLOCATION and failure.remedy is not None
 
 
 def _same(failure: Failure, diagnosis: Diagnosis) -> bool:

@@ -102,7 +102,8 @@ def _needed(world: World, run: Run) -> Iterator[_Reason]:
             yield start, f"{job.id} goes on from here"
     last = {checkpoint.job: identity for identity, checkpoint in run.checkpoints.items()}
     for name, identity in last.items():
-        if name and world.jobs[name].state is JobState.SUCCEEDED:
+        job = world.jobs.get(name)  # none: it was imported, or a damaged journal has lost the job
+        if job is not None and job.state is JobState.SUCCEEDED:
             yield identity, f"end of {name}"
 
 

@@ -139,7 +139,9 @@ class Standing:
 
     def _start(self, entry: Entry, now: float) -> Start | None:
         gang, ahead = entry.gang, self._ahead
-        placement = self._room.place(gang.needs, gang.workers, ranks_of(gang, gang.workers))
+        placement = self._room.place(
+            gang.needs, gang.workers, ranks_of(gang, gang.workers), gang.avoid
+        )
         if placement is None:
             return None
         self._room.take(placement)

@@ -10,7 +10,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from resilient_nb.core.model import Cadence, Checkpoint, Failure, Job, JobState, RankEnd, Run
+from resilient_nb.core.goodput import Goodput
+from resilient_nb.core.model import (
+    Cadence,
+    Checkpoint,
+    Failure,
+    Injected,
+    Job,
+    JobState,
+    Proposal,
+    RankEnd,
+    Run,
+)
 from resilient_nb.core.world import World
 
 
@@ -28,6 +39,18 @@ class LiveRank:
     rss: int = 0
     cpu: float = 0.0
     seen_at: float = 0.0
+    phase: str = ""  # starting, data, compute, wait (for other ranks), checkpoint or ended
+    phase_s: float = 0.0
+    data_s: float = 0.0  # seconds of a step by phase, of the last ones on average
+    compute_s: float = 0.0
+    wait_s: float = 0.0
+    checkpoint_s: float = 0.0
+    longest_s: float = 0.0  # the longest step of this attempt
+    peak_rss: int = 0
+    limit: int = 0  # of memory, in bytes; 0: none
+    read: int = 0  # bytes, in this attempt
+    written: int = 0
+    missing: tuple[str, ...] = ()  # declared inputs that it can't read now
 
 
 @dataclass(frozen=True)
@@ -95,6 +118,13 @@ class JobView:
     position: int | None = None  # among those that wait, from 1
     starts_at: float | None = None  # when a waiting job is expected to start, if that is known
     cadence: Cadence | None = None  # of checkpoints, if that is left to us and known
+    proposals: tuple[Proposal, ...] = ()  # to stop it
+    deadline_at: float | None = None
+    alerts: tuple[str, ...] = ()  # what people were told of it, and isn't over
+    goodput: Goodput | None = None  # None: it never had a gang
+    chaos: tuple[Injected, ...] = ()  # what was broken on purpose
+    inputs: tuple[str, ...] = ()  # names that it gets from jobs in `after`
+    reads: Mapping[str, str] = field(default_factory=dict)  # declared data: names and places
 
 
 @dataclass(frozen=True)
@@ -210,13 +240,22 @@ class RetentionReport:
 
 @dataclass(frozen=True)
 class HostView:
-    """A machine of the cluster: slots in all and in use, and its Dask workers."""
+    """A machine of the cluster: slots in all and in use, and its Dask workers.
+
+    `unwell` says why it gets no new jobs, or only one to try ("": it gets all).
+    `store_free` and `disk_free` are bytes of the store and of its own disk, as far as they are
+    known; `round_trip` is how many seconds the scheduler takes to answer it.
+    """
 
     id: str
     slots: int
     used: int
     workers: tuple[str, ...]
     warm: bool
+    unwell: str = ""
+    store_free: int | None = None
+    disk_free: int | None = None
+    round_trip: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -233,6 +272,8 @@ class ClusterView:
     hosts: tuple[HostView, ...]
     running: tuple[str, ...]
     queued: tuple[str, ...]
+    metrics: str = ""  # where a monitoring system reads them
+    alerts: tuple[str, ...] = ()  # what an administrator should mend
 
 
 @dataclass(frozen=True)
@@ -246,6 +287,8 @@ class Live:
     position: int | None = None
     starts_at: float | None = None
     cadence: Cadence | None = None
+    alerts: tuple[str, ...] = ()
+    goodput: Goodput | None = None
 
 
 def checkpoint_view(run: Run, checkpoint: Checkpoint, root: str) -> CheckpointView:
@@ -316,6 +359,13 @@ def job_view(world: World, job: Job, live: Live, root: str) -> JobView:
         position=live.position,
         starts_at=live.starts_at,
         cadence=live.cadence if job.state.holds_gang else None,
+        proposals=job.proposals,
+        deadline_at=None if job.spec.deadline is None else job.submitted_at + job.spec.deadline,
+        alerts=live.alerts,
+        goodput=live.goodput,
+        chaos=job.chaos,
+        inputs=job.spec.inputs,
+        reads={name: read.place for name, read in job.reads.items()},
     )
 
 

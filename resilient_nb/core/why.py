@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from resilient_nb.core import proposals
 from resilient_nb.core.accounting import group_of
 from resilient_nb.core.dependencies import unmet, upstream
 from resilient_nb.core.eta import expected_starts
-from resilient_nb.core.explain import failure_text
+from resilient_nb.core.explain import failure_text, retry_command
 from resilient_nb.core.model import Job, JobState, Priority
 from resilient_nb.core.queue import Gang, Host, Plan, QueueView, Waiting
 from resilient_nb.core.scheduling import plan
@@ -52,7 +53,10 @@ def words(row: Waiting, gang: Gang, counts: tuple[int, int], made: Plan, now: fl
 def why_report(world: World, job: Job, view: QueueView, now: float) -> WhyReport:
     """Return why a job is where it is."""
     if job.state is not JobState.QUEUED:
-        return WhyReport(job.id, job.state, job.state.value, _not_waiting(world, job))
+        text, remedies = _not_waiting(world, job), proposals.remedies(job)
+        if job.state is JobState.FAILED:
+            remedies = (f"`{retry_command(job)}` runs it again from its head.",)
+        return WhyReport(job.id, job.state, job.state.value, text, remedies=remedies)
     made = plan(view, now)
     row = next((r for r in made.waiting if r.job == job.id), None)
     gang = next(g for g in view.gangs if g.job == job.id)
@@ -77,6 +81,8 @@ def _remedies(
             else:
                 yield f"{blocker.id} succeeds; it is {blocker.state}."
         return
+    if row.rule == "backoff":
+        yield f"`%resilient retry {job.run}` has it start without the pause."
     total, free = slots(view.hosts)
     if workers := _largest(view, gang, min(free, gang.workers - 1), now):
         yield (

@@ -28,6 +28,9 @@ from resilient_nb.notebook.words import (
     tone,
 )
 
+#: Lines of stacks that plain text shows.
+_MOST_STACKS = 24
+
 
 class Block(Protocol):
     """A part of a report."""
@@ -265,13 +268,17 @@ class Items:
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened: a line in bold, sentences, and what can be unfolded."""
+    """Something that happened: a line in bold, sentences, and what can be unfolded.
+
+    `trace` is unfolded at once if that is wanted, `stacks` of other processes never.
+    """
 
     state: str
     title: str
     lines: tuple[str, ...]
     trace: str = ""
     unfolded: bool = False
+    stacks: str = ""
 
     def html(self) -> Markup:
         parts = [tag("p", tag("b", f"{self._symbol()} {one_line(self.title)}"), class_="rnb-state")]
@@ -280,6 +287,9 @@ class Event:
             trace = tag("pre", self.trace)
             fold = tag("details", tag("summary", "traceback"), trace)
             parts.append(trace if self.unfolded else fold)
+        if self.stacks:
+            stacks = tag("pre", clean(self.stacks))
+            parts.append(tag("details", tag("summary", "stacks of all ranks"), stacks))
         return tag("div", *parts, class_=f"rnb-note rnb-{tone(self.state)}")
 
     def text(self) -> str:
@@ -287,6 +297,11 @@ class Event:
         lines += [part for line in self.lines for part in wrapped(one_line(line), "  ")]
         if self.trace and self.unfolded:
             lines += _indented([clip(t, WIDTH - 4) for t in self.trace.split("\n")], 4)
+        if self.stacks and self.unfolded:
+            shown = clean(self.stacks).split("\n")
+            lines += _indented([clip(t, WIDTH - 4) for t in shown[:_MOST_STACKS]], 4)
+            if len(shown) > _MOST_STACKS:
+                lines.append(f"    … {len(shown) - _MOST_STACKS} more lines; --json has all")
         return "\n".join(lines)
 
     def _symbol(self) -> str:

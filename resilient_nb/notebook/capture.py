@@ -191,7 +191,9 @@ def _options_text(options: CellOptions) -> str:
         f"priority {options.priority}" + (" in the admin lane" if options.admin else ""),
         f"group {options.group}" if options.group else "",
         f"after {', '.join(options.after)}" if options.after else "",
+        f"getting {', '.join(options.inputs)} from what these return" if options.inputs else "",
         f"expected to run {duration(options.duration)}" if options.duration else "",
+        f"done within {duration(options.deadline)}" if options.deadline else "",
         "no periodic checkpoints" if every.never else checkpoints,
         f"keep {options.keep}" if options.keep != KEEP_AUTO else "",
         f"compressed with {options.compress}" if options.compress else "",
@@ -199,7 +201,13 @@ def _options_text(options: CellOptions) -> str:
         f"copies in the memory of {_count(options.memory_copies, 'other host')}"
         if options.memory_copies
         else "",
-        f"retries {options.retries}", start, f"seed {options.seed}",
+        f"on a loss that isn't finite: {options.on_nan}" if options.on_nan != "skip" else "",
+        f"on one {options.spike:g} times the usual, too" if options.spike else "",
+        "stopped if it no longer improves" if options.stop_policy == "stop" else "",
+        f"retries {options.retries}",
+        *(f"{name} {number}" for name, number in options.budgets),
+        start,
+        f"seed {options.seed}",
     ]  # fmt: skip
     said = ", ".join(part for part in parts if part)
     return f"Run {options.name or '(named when submitted)'}: {said}."

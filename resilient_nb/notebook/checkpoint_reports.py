@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from resilient_nb.core.recorded import CheckpointReport, LoopRecord, Recorded
+from resilient_nb.core.recorded import NO_LOOP, CheckpointReport, DataRecord, LoopRecord, Recorded
 from resilient_nb.core.views import RunView
 from resilient_nb.notebook import words
 from resilient_nb.notebook.blocks import Block, Column, Head, Items, Note, Table, to_html, to_text
@@ -123,7 +123,7 @@ def _origin(record: Recorded) -> list[Block]:
             Column("fingerprint", "mono"),
         )  # fmt: skip
         rows = tuple(
-            (str(d.loop), d.type, "" if d.length is None else f"{d.length:,}",
+            ("" if d.loop == NO_LOOP else str(d.loop), _data(d), _length(d),
              d.fingerprint or f"none: {d.note}")
             for d in record.data
         )  # fmt: skip
@@ -152,6 +152,18 @@ def _cell(record: Recorded) -> list[Block]:
         helpers = {name: text[:10] for name, text in cell.helpers.items()}
         blocks.append(_pairs("Captured functions' files", helpers, ("file", "sha256")))
     return blocks
+
+
+def _data(data: DataRecord) -> str:
+    if not data.name:
+        return data.type
+    return words.one_line(f"{data.name}: {data.type}" + (f" {data.place}" if data.place else ""))
+
+
+def _length(data: DataRecord) -> str:
+    if data.length is None:
+        return ""
+    return words.size(data.length) if data.place else f"{data.length:,}"
 
 
 def _loop(loop: LoopRecord) -> str:

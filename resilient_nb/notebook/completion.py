@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from resilient_nb.notebook.verbs import CELL, VERBS, Expects, Option, Verb
+from resilient_nb.notebook.cell_options import CELL
+from resilient_nb.notebook.grammar import Expects, Option, Verb
+from resilient_nb.notebook.values import CHAOS
+from resilient_nb.notebook.verbs import VERBS
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,8 @@ def _candidates(expects: Expects, places: Sequence[str], names: Names) -> list[s
             return [*names.jobs, *names.runs]
         case Expects.VARIABLES:
             return list(names.variables)
+        case Expects.CHAOS:
+            return list(CHAOS)
         case Expects.REFERENCE:
             return [*names.checkpoints, *names.runs]
         case Expects.POINT:

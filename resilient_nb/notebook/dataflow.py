@@ -6,8 +6,8 @@ Conservative in one direction: a name too many may be sent, never one too few. `
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from inspect import CO_COROUTINE
 
 from resilient_nb.errors import InvalidRequest
@@ -46,6 +46,19 @@ class CellNames:
     uses_run: bool
     awaits: bool
     open_ended: bool
+
+    def given(self, names: Collection[str]) -> CellNames:
+        """Return the same for a cell that gets these names from elsewhere before it begins."""
+        given = frozenset(names)
+        return replace(
+            self,
+            reads={name: line for name, line in self.reads.items() if name not in given},
+            optional=self.optional - given,
+            guarded=self.guarded - given,
+            assigns=self.assigns | given,
+            settled=self.settled | given,
+            usually_settled=self.usually_settled | given,
+        )
 
 
 def analyse(source: str, filename: str) -> CellNames:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from html import escape
@@ -18,21 +19,29 @@ from resilient_nb.api import Job, Run, export, import_checkpoint, load
 from resilient_nb.client import Tls
 from resilient_nb.cluster import embedded
 from resilient_nb.config import load_settings
+from resilient_nb.core.chaos import ChaosReport
 from resilient_nb.core.differences import DiffReport
+from resilient_nb.core.querying import FactsReport, JobRow, Query, parse_when
+from resilient_nb.core.recap import DeadReport, RecapReport
 from resilient_nb.core.scrubbing import VerifyReport
 from resilient_nb.core.transfers import TransferReport
 from resilient_nb.core.views import JobView, QueueReport, RetentionReport, WhyReport
 from resilient_nb.errors import ClusterUnreachable, CorruptCheckpoint, InvalidRequest
 from resilient_nb.notebook import (
+    alert_reports,
+    chaos_reports,
     checkpoint_reports,
     diff_reports,
+    fact_reports,
     queue_reports,
+    recap_reports,
     reports,
     retention_reports,
     transfer_reports,
     verify_reports,
     words,
 )
+from resilient_nb.notebook.chaos import make_chaos
 from resilient_nb.notebook.doctor import doctor
 from resilient_nb.notebook.options import Command, help_text
 from resilient_nb.notebook.panel import Rich, panel_html, panel_text
@@ -65,17 +74,19 @@ def execute(command: Command, shell: Any = None) -> Any:
     result = _VERBS[command.verb](arguments)
     if shell is None and command.verb == "verify" and result.data.damaged:
         raise Unsound(_shown(result, arguments))
+    if shell is None and arguments.get("test") and any(test.error for test in result.data):
+        raise Unsound(_shown(result, arguments))
     if arguments.get("json"):
         return _said(_shown(result, arguments), shell)
     if isinstance(result, str):
         return _said(result, shell)
-    if command.verb in ("why", "verify") and shell is None:
+    if command.verb in ("why", "verify", "retry", "dead", "recap") and shell is None:
         return _shown(result, arguments)
     return result
 
 
 class Unsound(CorruptCheckpoint):
-    """Checkpoints are damaged. What is to be printed is all in its text."""
+    """Checkpoints are damaged, or alerts can't be sent. What is to be printed is its text."""
 
 
 def _shown(result: Rich[Any], arguments: Arguments) -> str:
@@ -171,7 +182,8 @@ def _cancel(arguments: Arguments) -> str:
         return f"{job.id} has {before} already."
     job.cancel()
     view = job.wait(load_settings().leave_grace + 10.0)
-    return f"{job.id} is {view.state} at step {view.step}. `resume {view.run}` goes on."
+    best = f" {view.reason}" if view.proposals else ""
+    return f"{job.id} is {view.state} at step {view.step}.{best} `resume {view.run}` goes on."
 
 
 def _restart(arguments: Arguments) -> Rich[JobView]:
@@ -187,6 +199,36 @@ def _restart(arguments: Arguments) -> Rich[JobView]:
     start = words.reference(head) if head else "the beginning"
     text = f"The ranks of {job.id} are ended; it starts again from {start}."
     return Rich(text, f"<p>{escape(text)}</p>", view)
+
+
+def _retry(arguments: Arguments) -> Rich[JobView]:
+    job = _job(arguments)
+    before = job.view
+    again = job.retry(
+        anyway=bool(arguments.get("anyway")),
+        memory=arguments.get("memory") or 0,
+        on_nan=arguments.get("on_nan"),
+    )
+    text = f"{again.id} goes on from step {again.view.step}."
+    if again.id == before.id:
+        text = f"{again.id} starts as soon as it is its turn: {again.why().reason}"
+    return Rich(text, f"<p>{escape(text)}</p>", again.view)
+
+
+def _dead(arguments: Arguments) -> Rich[Any]:
+    if arguments["requeue"]:
+        return _retry(arguments)
+    report, name = connection.current().dead(), arguments["job"]
+    if name is not None:
+        job = _job(arguments).id
+        report = DeadReport(tuple(one for one in report.letters if one.job == job))
+    return Rich(recap_reports.dead_text(report), recap_reports.dead_html(report), report)
+
+
+def _recap(arguments: Arguments) -> Rich[RecapReport]:
+    user = "" if arguments["all"] else arguments["user"]
+    report = connection.current().recap(arguments["since"], user)
+    return Rich(recap_reports.recap_text(report), recap_reports.recap_html(report), report)
 
 
 def _resume(arguments: Arguments) -> str:
@@ -325,6 +367,55 @@ def _queue(_: Arguments) -> Rich[QueueReport]:
     return Rich(queue_reports.queue_text(report), queue_reports.queue_html(report), report)
 
 
+def _alerts(arguments: Arguments) -> Rich[Any]:
+    client = connection.current()
+    if arguments["test"]:
+        tests = client.test_alerts()
+        return Rich(alert_reports.outcomes_text(tests), alert_reports.outcomes_html(tests), tests)
+    report = client.alerts()
+    return Rich(alert_reports.alerts_text(report), alert_reports.alerts_html(report), report)
+
+
+def _query(arguments: Arguments) -> Rich[list[JobRow]]:
+    now = time.time()
+    since, until = (
+        None if arguments[name] is None else parse_when(arguments[name], now)
+        for name in ("since", "until")
+    )
+    query = Query(
+        run=arguments["run"] or "",
+        user=arguments["user"] or "",
+        states=arguments["state"] or (),
+        metrics=arguments["metric"] or (),
+        tag=arguments["tag"] or "",
+        cause=arguments["cause"] or "",
+        data=arguments["data"] or "",
+        since=since,
+        until=until,
+        limit=arguments["limit"],
+    )
+    rows = connection.current().find(query)
+    return Rich(fact_reports.rows_text(rows), fact_reports.rows_html(rows), rows)
+
+
+def _facts(arguments: Arguments) -> Rich[FactsReport]:
+    job, wanted = str(arguments["job"]), arguments["rows"]
+    report = connection.current().facts(job, arguments["rank"], wanted or 500)
+    rows = wanted or fact_reports.ROWS
+    return Rich(
+        fact_reports.facts_text(report, rows), fact_reports.facts_html(report, rows), report
+    )
+
+
+def _chaos(arguments: Arguments) -> Rich[ChaosReport]:
+    def say(text: str) -> None:
+        if not arguments["json"]:
+            print(text, file=sys.stderr)
+
+    report = make_chaos(connection.current(), arguments, say)
+    return Rich(chaos_reports.chaos_text(report), chaos_reports.chaos_html(report), report)
+
+
 def _why(arguments: Arguments) -> Rich[WhyReport]:
     job = _job(arguments)
     report, view = job.why(), job.view
@@ -351,12 +442,18 @@ _VERBS: dict[str, Callable[[Arguments], Any]] = {
     "status": _status,
     "workers": _status,
     "queue": _queue,
+    "alerts": _alerts,
     "jobs": _jobs,
+    "query": _query,
+    "facts": _facts,
     "show": _show,
     "panel": _panel,
     "logs": _logs,
     "cancel": _cancel,
     "restart": _restart,
+    "retry": _retry,
+    "dead": _dead,
+    "recap": _recap,
     "resume": _resume,
     "rollback": _rollback,
     "checkpoints": _checkpoints,
@@ -371,6 +468,7 @@ _VERBS: dict[str, Callable[[Arguments], Any]] = {
     "export": _export,
     "import": _import,
     "why": _why,
+    "chaos": _chaos,
     "doctor": _doctor,
     "schema": _schema,
 }

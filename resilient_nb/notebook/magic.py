@@ -14,7 +14,15 @@ from resilient_nb.api import Job, Run
 from resilient_nb.client import Client
 from resilient_nb.cluster import embedded
 from resilient_nb.config import Settings, load_settings
-from resilient_nb.core.model import Cell, JobSpec, Priority, Resources, Scaling
+from resilient_nb.core.model import (
+    Cell,
+    JobSpec,
+    OnNan,
+    Priority,
+    Resources,
+    Scaling,
+    StopPolicy,
+)
 from resilient_nb.errors import ClusterUnreachable, InvalidRequest, ResilientError
 from resilient_nb.notebook.capture import (
     Capture,
@@ -35,8 +43,9 @@ from resilient_nb.notebook.options import (
     parse_line,
 )
 from resilient_nb.notebook.pending import Pending
+from resilient_nb.notebook.spans import traced
 from resilient_nb.storage.encryption import CAPTURED, encrypt_file
-from resilient_nb.wire.requests import Submit
+from resilient_nb.wire.requests import Submit, Submitted
 
 
 def register(shell: Any) -> None:
@@ -85,7 +94,7 @@ class ResilientMagics(Magics):
         source = "\n" + self._shell.transform_cell(cell)
         if not source.strip():
             raise InvalidRequest("The cell is empty: write what is to run below the magic's line.")
-        names = _analyse(source, label)
+        names = _analyse(source, label).given(options.inputs)
         self.pending.resolve(names.reads)
         captured = capture(names, self._shell.user_ns, options.out, measure=options.dry_run)
         if captured.missing:
@@ -99,12 +108,16 @@ class ResilientMagics(Magics):
 
     def _run(self, client: Client, settings: Settings, options: CellOptions, made: Any) -> None:
         spec, payload = made
-        if payload:
-            client.put(payload)
         fork = str(options.fork) if options.fork is not None else None
-        submitted = client.submit(
-            Submit(options.name, spec, uuid.uuid4().hex, str(options.resume), fork)
-        )
+
+        def submit(spec: JobSpec) -> Submitted:
+            if payload:
+                client.put(payload)
+            return client.submit(
+                Submit(options.name, spec, uuid.uuid4().hex, str(options.resume), fork)
+            )
+
+        submitted = traced(spec, submit)
         if submitted.message:
             print(f"{submitted.job}: {submitted.message}")
         job = Job(client, submitted.job)
@@ -187,6 +200,8 @@ def job_spec(
         replicas=options.replicas,
         memory_copies=options.memory_copies,
         retries=options.retries,
+        budgets=dict(options.budgets),
+        hang_after=options.hang_after,
         seed=options.seed,
         out=options.out,
         captured=hashlib.sha256(payload).hexdigest() if payload else None,
@@ -195,6 +210,11 @@ def job_spec(
         group=options.group or "",
         admin=options.admin,
         after=options.after,
+        inputs=options.inputs,
         duration=options.duration,
+        deadline=options.deadline,
+        on_nan=OnNan(options.on_nan),
+        spike=options.spike,
+        stop_policy=StopPolicy(options.stop_policy),
     )
     return spec, payload

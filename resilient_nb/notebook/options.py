@@ -16,6 +16,8 @@ from typing import Literal, NoReturn
 from resilient_nb.core.model import KEEP_AUTO, Interval, Keep
 from resilient_nb.core.names import Reference
 from resilient_nb.errors import InvalidRequest
+from resilient_nb.notebook.cell_options import CELL
+from resilient_nb.notebook.grammar import Parsed, Verb
 from resilient_nb.notebook.values import (
     AUTO,
     ONE,
@@ -24,7 +26,7 @@ from resilient_nb.notebook.values import (
     did_you_mean,
     is_number,
 )
-from resilient_nb.notebook.verbs import CELL, NOT_YET_OPTIONS, VERBS, Parsed, Verb
+from resilient_nb.notebook.verbs import VERBS
 
 __all__ = [
     "CellOptions",
@@ -47,7 +49,8 @@ _HELP = ("-h", "--help")
 class CellOptions:
     """How a cell is to run. A name or group of None leaves the choice to the control plane.
 
-    `memory` is in bytes, `duration` in seconds; 0 of memory, cpus or gpus means any.
+    `memory` is in bytes, `duration` and `deadline` in seconds; 0 of memory, cpus or gpus means
+    any.
     `checkpoint_every` has the `checkpoint_overhead` that was asked for.
     """
 
@@ -60,7 +63,9 @@ class CellOptions:
     priority: str = "normal"
     group: str | None = None
     after: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
     duration: float | None = None
+    deadline: float | None = None
     admin: bool = False
     checkpoint_every: Interval = AUTO
     checkpoint_overhead: float | None = None
@@ -69,6 +74,11 @@ class CellOptions:
     replicas: tuple[str, ...] = ()
     memory_copies: int = 0
     retries: int = 3
+    budgets: tuple[tuple[str, int], ...] = ()
+    hang_after: float = 0.0
+    on_nan: str = "skip"
+    spike: float = 0.0
+    stop_policy: str = "propose"
     out: tuple[str, ...] = ()
     resume: Resume = "auto"
     fork: Reference | None = None
@@ -209,8 +219,6 @@ def _refuse_flags(verb: Verb, tokens: Sequence[str]) -> None:
     ]
     for flag, count in Counter(flags).items():
         if verb.option(flag) is None:
-            if flag in NOT_YET_OPTIONS and verb is CELL:
-                raise InvalidRequest(f"{flag} is not available yet.")
             known = [option.flag for option in verb.options]
             raise InvalidRequest(f"unknown option {flag}{did_you_mean(flag, known)}")
         if count > 1:

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from resilient_nb.core import proposals
+from resilient_nb.core.explain import cost_text
 from resilient_nb.core.model import Failure, Frame, JobState, RemoteError
 from resilient_nb.core.policy import DEFAULT_GROUP
 from resilient_nb.core.recovery import USER_ERROR
@@ -30,6 +32,8 @@ from resilient_nb.notebook.blocks import (
     to_html,
     to_text,
 )
+from resilient_nb.notebook.chaos_reports import chaos_blocks
+from resilient_nb.notebook.goodput_reports import goodput_said
 from resilient_nb.notebook.reports import (
     checkpoint_rows,
     checkpoints_html,
@@ -112,20 +116,27 @@ def _job(view: JobView, tail: str, notice: str, moment: Moment) -> list[Block]:
     if view.state is JobState.QUEUED:
         place = f"Number {view.position} in the queue." if view.position else ""
         starts = f"Expected to start: {moment.ahead(view.starts_at)}." if view.starts_at else ""
+        if view.failures and "(back-off)" in view.reason:
+            starts = f"%resilient retry {view.run} starts it now. {starts}".rstrip()
         more = f"(%resilient why {view.id} says more.)"
         why = " ".join(t for t in (view.reason or "for its turn.", place, starts, more) if t)
         blocks.append(Note("Waiting:", why, "wait"))
     elif view.state is JobState.STOPPING and view.reason:
         blocks.append(Note("Stopping:", view.reason, "wait"))
+    blocks += [Note("Alert:", text, "bad") for text in view.alerts]
     if view.state is not JobState.QUEUED or view.step:
         blocks.append(_progress(view))
     blocks += failure_blocks(view, moment)
+    blocks += chaos_blocks(view.chaos, moment)
+    blocks += _proposals(view)
     blocks += _ending(view)
     blocks.append(Charts(view.series))
     if view.ranks:
         blocks.append(_ranks(view.ranks))
     if view.checkpoints:
         blocks.append(_checkpoints(view.checkpoints, moment))
+    if view.reads:
+        blocks.append(_reads(view))
     if view.notes:
         blocks.append(_notes(view.notes))
     if tail:
@@ -143,6 +154,9 @@ def _head(view: JobView, moment: Moment) -> Head:
             f"by {view.user}" if view.user else "",
             group_said(view),
             f"after {', '.join(view.after)}" if view.after else "",
+            f"gets {', '.join(view.inputs)}" if view.inputs else "",
+            _deadline(view, moment),
+            goodput_said(view.goodput),
             f"submitted {moment.clock(view.submitted_at)}",
             _time_spent(view, moment),
             _results(view),
@@ -153,9 +167,25 @@ def _head(view: JobView, moment: Moment) -> Head:
     )
 
 
+def _reads(view: JobView) -> Items:
+    """Return the data that the cell declares, and what of it can't be read now."""
+    gone = {name for rank in view.ranks for name in rank.missing}
+    return Items(
+        "Reads",
+        tuple(
+            f"{name}: {place}" + (" (can't be read now)" if name in gone else "")
+            for name, place in view.reads.items()
+        ),
+    )
+
+
 def group_said(view: JobView) -> str:
     """Return a job's group in words; nothing for those that are in none."""
     return f"group {view.group}" if view.group not in ("", DEFAULT_GROUP) else ""
+
+
+def _deadline(view: JobView, moment: Moment) -> str:
+    return f"deadline {moment.clock(view.deadline_at)}" if view.deadline_at is not None else ""
 
 
 def _cadence(view: JobView) -> str:
@@ -203,6 +233,14 @@ def _progress(view: JobView) -> Progress:
     return Progress(view.step, view.total_steps, view.state.value, (speed, left))
 
 
+def _proposals(view: JobView) -> list[Block]:
+    """Return why it had better be stopped, and how; the job goes on until somebody does."""
+    if view.state.final:
+        return []
+    how = f"{proposals.command(view.run)} stops it at a checkpoint, and tags its best one."
+    return [Note("Proposal:", f"{proposals.said(p)} {how}", "wait") for p in view.proposals]
+
+
 def _ending(view: JobView) -> list[Block]:
     """Return how an unsuccessful job ended, when no failure above says it, and the way out."""
     if view.state not in (JobState.FAILED, JobState.CANCELLED):
@@ -214,10 +252,18 @@ def _ending(view: JobView) -> list[Block]:
     head = next((c for c in view.checkpoints if c.is_head), None)
     place = f"step {head.step:,}" if head else "the run's head, if it has a checkpoint"
     act = f"run the cell again, or %resilient resume {view.run}"
-    if failed and view.failures and view.failures[-1].cause == USER_ERROR:
-        act = "correct the cell and run it again"
+    if failed and view.failures:
+        act = _after_failure(view.failures[-1], view.run)
     blocks.append(Note("To go on:", f"{act}. It goes on from {place}.", "off"))
     return blocks
+
+
+def _after_failure(failure: Failure, run: str) -> str:
+    """Return how a job that failed is made to go on."""
+    if failure.spent:
+        return f"%resilient retry {run} gives it new tries ({failure.spent} used up)"
+    first = "correct the cell and run it again" if failure.cause == USER_ERROR else "mend it"
+    return f"{first}, or %resilient retry {run} --anyway"
 
 
 def failure_blocks(view: JobView, moment: Moment) -> list[Block]:
@@ -242,12 +288,19 @@ def _failure(failure: Failure, fatal: bool, label: str, moment: Moment) -> Event
         moment.clock(failure.at),
     )
     decided = f"Decision: {failure.decision}. {failure.reason}"
+    evidence = words.joined(*failure.evidence)
     return Event(
         "failed" if fatal else "retried",
         title,
-        (failure.message, decided if fatal else f"{decided} {_went_on(failure)}"),
+        (
+            failure.message,
+            f"Evidence: {evidence}" if evidence else "",
+            decided if fatal else f"{decided} {_went_on(failure)}",
+            cost_text(failure),
+        ),
         traceback_text(failure.error, label) if failure.error else "",
         unfolded=fatal,
+        stacks=failure.stacks,
     )
 
 
@@ -293,10 +346,11 @@ def _ranks(ranks: Sequence[LiveRank]) -> Table:
         steps = [r.step for r in hidden]
         more = f"… {words.count(len(hidden), 'more rank')}, at steps {min(steps)} to {max(steps)}"
     return Table(
-        "Ranks",
+        "Ranks, and where the time of a step goes",
         (
             Column("rank", "right"), Column("state", "state"), Column("step", "right"),
-            Column("rate", "right"), Column("memory", "right"), Column("CPU", "right"),
+            Column("rate", "right"), Column("data", "right"), Column("compute", "right"),
+            Column("wait", "right"), Column("memory", "right"), Column("cores", "right"),
             Column("host"), Column("pid", "right"),
         ),
         tuple(_rank(row) for row in shown),
@@ -305,16 +359,24 @@ def _ranks(ranks: Sequence[LiveRank]) -> Table:
 
 
 def _rank(row: LiveRank) -> tuple[str, ...]:
+    timed = row.data_s + row.compute_s + row.wait_s > 0
     return (
         str(row.rank),
         row.state,
         f"{row.step:,}",
         words.rate(row.rate) or "-",
-        words.size(row.rss) if row.rss else "-",
-        f"{row.cpu:.2f} cores" if row.cpu else "-",
+        *(words.short(part) if timed else "-" for part in (row.data_s, row.compute_s, row.wait_s)),
+        _memory(row),
+        f"{row.cpu:.2f}" if row.cpu else "-",
         row.host or "-",
         str(row.pid or "-"),
     )
+
+
+def _memory(row: LiveRank) -> str:
+    if not row.rss:
+        return "-"
+    return words.size(row.rss) + (f" {words.share(row.rss, row.limit)}" if row.limit else "")
 
 
 def _checkpoints(checkpoints: Sequence[CheckpointView], moment: Moment) -> Table:

@@ -188,17 +188,25 @@ def _cluster(view: ClusterView) -> list[Block]:
     blocks: list[Block] = [
         Head(f"cluster {view.address}",
              facts=(f"{view.used} of {words.count(view.slots, 'slot')} in use", growth),
-             details=(f"id {view.cluster_id}", f"version {view.version}", f"store {view.store}"))
+             details=(f"id {view.cluster_id}", f"version {view.version}", f"store {view.store}",
+                      f"measures {view.metrics}" if view.metrics else "")),
+        *(Note("Alert:", alert, "bad") for alert in view.alerts),
     ]  # fmt: skip
     if view.hosts:
         heads = (
             Column("host"), Column("slots", "right"), Column("in use", "right"), Column("warm"),
-            Column("Dask workers"),
+            Column("store free", "right"), Column("disk free", "right"),
+            Column("answers in", "right"), Column("Dask workers"), Column("", "below"),
         )  # fmt: skip
         rows = tuple(
-            (h.id, str(h.slots), str(h.used), "yes" if h.warm else "no", ", ".join(h.workers))
+            (
+                h.id, str(h.slots), str(h.used), "yes" if h.warm else "no",
+                *("" if free is None else words.size(free) for free in (h.store_free, h.disk_free)),
+                words.short(h.round_trip) if h.round_trip else "", ", ".join(h.workers),
+                f"Unwell: {h.unwell}." if h.unwell else "",
+            )
             for h in view.hosts
-        )
+        )  # fmt: skip
         blocks.append(Table("Hosts", heads, rows))
     else:
         blocks.append(Note("No workers.", "Jobs wait until one joins.", "wait"))

@@ -11,22 +11,41 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Literal
+from typing import Literal, TypeVar
 
 from resilient_nb.config import read_place
-from resilient_nb.core.model import Interval, Keep, Priority, Scaling
+from resilient_nb.core.case import BUDGETS
+from resilient_nb.core.hangs import NEVER
+from resilient_nb.core.model import (
+    Injection,
+    Interval,
+    JobState,
+    Keep,
+    OnNan,
+    Priority,
+    Scaling,
+    StopPolicy,
+)
 from resilient_nb.core.names import Reference, check_name, parse_reference, split_job
+from resilient_nb.core.querying import Condition, parse_conditions, parse_states, parse_when
 from resilient_nb.core.retention import parse_keep
 from resilient_nb.errors import InvalidRequest
 
 Convert = Callable[[str, str], object]
+T = TypeVar("T")
 Resume = Literal["auto", "never"] | Reference
 
 PRIORITIES = tuple(level.value for level in Priority)
+CHAOS = (*(kind.value for kind in Injection), "random", "report")
 SCALINGS = tuple(rule.value for rule in Scaling if rule is not Scaling.NONE)
+ON_NAN = tuple(policy.value for policy in OnNan)
+STOP_POLICIES = tuple(policy.value for policy in StopPolicy)
 
 #: The widest gang, the longest expected run time in seconds, and the most memory in bytes.
 MOST_WORKERS, LONGEST, MOST_MEMORY = 1024, 366 * 86400.0, 1 << 50
+
+#: What every message and table can hold.
+_MOST_WHOLE = 10**15
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)\Z")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -76,8 +95,8 @@ def whole(least: int, most: int | None = None) -> Convert:
     bounds = f"of {least} or more" if most is None else f"from {least} to {most}"
 
     def convert(label: str, value: str) -> int:
-        number = int(value) if is_number(value) else None
-        if number is None or number < least or (most is not None and number > most):
+        number = int(value) if is_number(value) and len(value) < 30 else None
+        if number is None or not least <= number <= (_MOST_WHOLE if most is None else most):
             raise InvalidRequest(f"{label} takes a whole number {bounds}, not {value!r}.")
         return number
 
@@ -153,6 +172,27 @@ def span(label: str, value: str) -> float:
         return seconds
     hint = f" {value} of what? Write {value}m or {value}h." if is_number(value) else ""
     raise InvalidRequest(f"{label} takes a time such as 90m, 2h, 1h30m or 3d, not {value!r}.{hint}")
+
+
+def patience(label: str, value: str) -> float:
+    """Take `auto` (as 0), `never`, or a time of at least a second such as `30s`, as seconds."""
+    if value in ("auto", "never"):
+        return NEVER if value == "never" else 0.0
+    seconds = span(label, value)
+    if seconds < 1:
+        raise InvalidRequest(f"{label} {value} is too short: no rank is heard of more often.")
+    return seconds
+
+
+def factor(label: str, value: str) -> float:
+    """Take how many times as large something is, more than 1: `10`, `2.5`."""
+    number = float(value) if _DECIMAL.match(value) else 0.0
+    if not 1 < number <= 1e6:
+        raise InvalidRequest(
+            f"{label} takes a number above 1, such as 10 for ten times the usual, not {value!r}. "
+            "Leave it out to look for none."
+        )
+    return number
 
 
 def one_of(*choices: str) -> Convert:
@@ -320,3 +360,44 @@ def point(label: str, value: str) -> Reference:
     if is_number(value):
         return Reference("", step=int(value))
     return Reference("", tag=check_name(value, "tag"))
+
+
+def conditions(label: str, value: str) -> tuple[Condition, ...]:
+    """Take what metrics must be: `loss<0.3,accuracy>=0.9`."""
+    return _labelled(label, value, parse_conditions)
+
+
+def states(label: str, value: str) -> tuple[JobState, ...]:
+    """Take states of jobs, separated by commas."""
+    return _labelled(label, value, parse_states)
+
+
+def when(label: str, value: str) -> str:
+    """Take a time in the past: `2d` (ago), or a date."""
+    _labelled(label, value, lambda text: parse_when(text, 0.0))
+    return value
+
+
+def _labelled(label: str, value: str, parse: Callable[[str], T]) -> T:
+    try:
+        return parse(value)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{label}: {error}") from None
+
+
+def budgets(label: str, value: str) -> tuple[tuple[str, int], ...]:
+    """Take how often classes of failures are tried again: `network=10,memory=1`."""
+    found: dict[str, int] = {}
+    for part in value.split(","):
+        name, equals, number = (word.strip() for word in part.partition("="))
+        if name not in BUDGETS:
+            raise InvalidRequest(
+                f"{label}: {name!r} is no class of failures; there are {', '.join(BUDGETS)}"
+                f"{did_you_mean(name, BUDGETS)}"
+            )
+        if not equals or not is_number(number) or int(number) > 1000:
+            raise InvalidRequest(f"{label} {value}: how often? Write {name}={BUDGETS[name]}.")
+        if name in found:
+            raise InvalidRequest(f"{label} names {name} twice.")
+        found[name] = int(number)
+    return tuple(found.items())

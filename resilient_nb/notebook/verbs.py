@@ -1,168 +1,19 @@
-"""Every verb and option, described once for the magics, the shell, help and completion."""
+"""Every verb and its options."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from enum import Enum, auto
-from typing import Any
+from dataclasses import replace
 
-from resilient_nb.core.model import KEEP_AUTO, Interval
-from resilient_nb.core.names import Reference
-from resilient_nb.errors import InvalidRequest
 from resilient_nb.notebook import values
-from resilient_nb.notebook.values import Convert, Workers
-
-Parsed = dict[str, Any]
-
-
-class Expects(Enum):
-    """What completion may offer for a value."""
-
-    NOTHING = auto()
-    RUN = auto()
-    JOB = auto()
-    JOBS = auto()
-    REFERENCE = auto()
-    POINT = auto()
-    VARIABLES = auto()
-
-
-@dataclass(frozen=True)
-class Argument:
-    """A value that is told by its place."""
-
-    name: str
-    metavar: str
-    help: str
-    convert: Convert = values.text
-    required: bool = True
-    expects: Expects = Expects.NOTHING
-
-
-@dataclass(frozen=True)
-class Option:
-    """A value that is told by its flag; without a metavar it is a switch, False unless given."""
-
-    flag: str
-    help: str
-    metavar: str | None = None
-    convert: Convert = values.text
-    default: object = None
-    choices: tuple[str, ...] = ()
-    expects: Expects = Expects.NOTHING
-
-    @property
-    def name(self) -> str:
-        """The key under which the parsed value is found."""
-        return self.flag.removeprefix("--").replace("-", "_")
-
-
-@dataclass(frozen=True)
-class Verb:
-    """One verb. `check` sees all parsed values together; it may refuse or complete them."""
-
-    name: str
-    summary: str
-    example: str
-    arguments: tuple[Argument, ...] = ()
-    options: tuple[Option, ...] = ()
-    exclusive: tuple[tuple[str, str], ...] = ()
-    check: Callable[[Parsed], None] | None = None
-
-    def option(self, flag: str) -> Option | None:
-        """Return the option with this flag."""
-        return next((option for option in self.options if option.flag == flag), None)
-
-
-def _cell_makes_sense(parsed: Parsed) -> None:
-    name, resume, fork = parsed["name"], parsed["resume"], parsed["fork"]
-    if isinstance(resume, Reference) and isinstance(fork, Reference):
-        raise InvalidRequest(
-            f"--resume {resume} and --fork {fork} exclude each other: resume goes on with a run, "
-            "fork begins a new one. Keep one of them."
-        )
-    if isinstance(resume, Reference) and name not in (None, resume.run):
-        raise InvalidRequest(
-            f"--resume {resume} goes on with the run {resume.run}, not {name}. "
-            f"Use --fork {resume} to begin {name} from it."
-        )
-    if isinstance(fork, Reference) and name == fork.run:
-        raise InvalidRequest(f"--fork {fork} begins a new run: give it another name than {name}.")
-    _queueing_makes_sense(parsed)
-    _bound_the_overhead(parsed)
-
-
-def _queueing_makes_sense(parsed: Parsed) -> None:
-    workers: Workers = parsed["workers"]
-    rule, after = parsed["scale_lr"], parsed["after"]
-    if rule is not None and not workers.most:
-        raise InvalidRequest(
-            f"--scale-lr {rule} is for gangs that grow and shrink: with --workers {workers} the "
-            f"batch stays. Leave it out, or write --workers {workers}:{2 * workers.least}."
-        )
-    run = parsed["name"] or getattr(parsed["resume"], "run", None)
-    if mine := next((job for job in after if job.partition("#")[0] == run), None):
-        raise InvalidRequest(
-            f"--after {mine}: the jobs of a run follow each other anyway, so {run} can't wait for "
-            "itself. Leave it out, or give this cell another name."
-        )
-
-
-def _bound_the_overhead(parsed: Parsed) -> None:
-    every, most = parsed["checkpoint_every"], parsed["checkpoint_overhead"]
-    if most is None:
-        return
-    if not every.auto:
-        raise InvalidRequest(
-            f"--checkpoint-overhead {100 * most:g}% bounds what an interval of auto may cost, and "
-            f"--checkpoint-every {_typed(every)} leaves nothing to choose. Keep one of them."
-        )
-    parsed["checkpoint_every"] = replace(every, overhead=most)
-
-
-def _typed(every: Interval) -> str:
-    return str(every) if every.steps is None else str(every.steps)
-
-
-def _certificates_fit(parsed: Parsed) -> None:
-    given = [f for f in ("--ca-file", "--cert", "--key") if parsed[f[2:].replace("-", "_")]]
-    address = parsed["address"]
-    if given and not address.startswith(("tls://", "wss://")):
-        place = address.rpartition("://")[2]
-        raise InvalidRequest(
-            f"{given[0]} is for an encrypted address, and {address} is none: connect to "
-            f"tls://{place}, or leave it out."
-        )
-    if parsed["key"] and not parsed["cert"]:
-        raise InvalidRequest(f"--key {parsed['key']} is the key of which --cert? Give both.")
-
-
-def _point_is_of_run(parsed: Parsed) -> None:
-    run, point = parsed["run"], parsed["at"]
-    if not isinstance(point, Reference):
-        return
-    if point.run not in ("", run):
-        raise InvalidRequest(
-            f"--at {point} is a checkpoint of {point.run}, not of {run}. "
-            f"Use `fork {point} NEWNAME` to go on from another run."
-        )
-    parsed["at"] = Reference(str(run), point.step, point.tag)
-
-
-def _says_what_to_verify(parsed: Parsed) -> None:
-    if (parsed["ref"] is None) != parsed["all"]:
-        raise InvalidRequest(
-            "Say what to verify: a run (verify digits), a checkpoint (verify digits@120), or all "
-            "there are (verify --all)."
-        )
-
-
-def _fork_is_new(parsed: Parsed) -> None:
-    source, name = parsed["ref"], parsed["newname"]
-    if isinstance(source, Reference) and source.run == name:
-        raise InvalidRequest(f"A fork is a new run: give it another name than {name}.")
-
+from resilient_nb.notebook.checks import (
+    certificates_fit,
+    chaos_fits,
+    fork_is_new,
+    point_is_of_run,
+    says_what_to_verify,
+    says_which_is_dead,
+)
+from resilient_nb.notebook.grammar import Argument, Expects, Option, Verb
 
 _JSON = Option("--json", "Print JSON with a stable schema.")
 _JOB = Argument(
@@ -179,103 +30,21 @@ _POINT = Argument(
     values.checkpoint, expects=Expects.REFERENCE,
 )  # fmt: skip
 
+_OVERRIDES = (
+    Option("--anyway", "Also if it would fail again by all that is known."),
+    Option(
+        "--memory", "What each worker gets from now on (4GiB).", "SIZE", values.memory, default=0,
+    ),
+    Option(
+        "--on-nan", "How it goes on if its numbers diverge: skip, lower-lr, stop or ignore.",
+        "POLICY", values.one_of(*values.ON_NAN), choices=values.ON_NAN,
+    ),
+)  # fmt: skip
+
 _PLACE = Argument(
     "place", "URL", "A folder, or a URL such as s3://bucket/backup.", values.place,
 )  # fmt: skip
 _DRY = Option("--dry-run", "Copy nothing; say what there is to do.")
-
-CELL = Verb(
-    "cell",
-    "Run this cell as a job that can't be lost.",
-    "%%resilient digits --workers 2 --checkpoint-every 20 --out model,history",
-    (
-        Argument(
-            "name", "NAME", "The run; the same name again goes on with it.", values.run_name,
-            required=False, expects=Expects.RUN,
-        ),
-    ),
-    (
-        Option(
-            "--workers", "The gang: N (default 1), all or none; or elastic, from MIN to MAX.",
-            "N|MIN:MAX", values.workers, default=values.ONE,
-        ),
-        Option(
-            "--scale-lr", "If elastic: let batch and learning rate grow with the workers.",
-            "linear|sqrt", values.one_of(*values.SCALINGS), choices=values.SCALINGS,
-        ),
-        Option(
-            "--memory", "What each worker and its ranks need (2GiB); finds it room, no limit yet.",
-            "SIZE", values.memory, default=0,
-        ),
-        Option("--cpus", "CPU cores that each worker needs.", "N", values.cores, default=0.0),
-        Option("--gpus", "GPUs that each worker needs.", "N", values.whole(1, 1024), default=0),
-        Option(
-            "--priority", "low, normal (default), high or urgent.", "LEVEL",
-            values.one_of(*values.PRIORITIES), default="normal", choices=values.PRIORITIES,
-        ),
-        Option("--group", "Whose share it uses (default: your usual group's).", "G", values.group),
-        Option(
-            "--after", "Wait until these jobs have succeeded: prep,digits#2.", "JOB,JOB",
-            values.jobs_or_runs, default=(), expects=Expects.JOBS,
-        ),
-        Option(
-            "--duration", "How long you expect it to run (2h): a hint for the queue, no limit.",
-            "TIME", values.span,
-        ),
-        Option("--admin", "Admin lane, for maintenance: shares and limits don't hold it back."),
-        Option(
-            "--checkpoint-every",
-            "auto (default: by cost and failure rate), 20 (steps), 30s, 2m or never.",
-            "EVERY", values.interval, default=values.AUTO, choices=("auto", "never"),
-        ),
-        Option(
-            "--checkpoint-overhead", "With auto: the most that checkpoints may take (default 1%).",
-            "N%", values.overhead,
-        ),
-        Option(
-            "--keep", "5 (the last), last=5,every=1000,best=3:loss, all or auto (default).",
-            "RULE", values.keep, default=KEEP_AUTO, choices=("auto", "all"),
-        ),
-        Option(
-            "--replicas", "Where second copies of its checkpoints are kept: URL or folder.",
-            "URL,URL", values.places, default=(),
-        ),
-        Option(
-            "--memory-copies", "Other hosts that have its newest checkpoint in memory (0 to 2).",
-            "N", values.whole(0, 2), default=0,
-        ),
-        Option(
-            "--compress", "Compress checkpoints, a fifth or so smaller: zstd, or zstd:1 to zstd:9.",
-            "zstd[:LEVEL]", values.compression, default="", choices=("zstd",),
-        ),
-        Option(
-            "--retries", "How often a failed job is tried again (default 3).", "N",
-            values.whole(0, 100), default=3,
-        ),
-        Option(
-            "--out", "Names of the cell that come back: model,history.", "A,B",
-            values.variables, default=(), expects=Expects.VARIABLES,
-        ),
-        Option(
-            "--resume", "auto (default: from the run's head, if any), never, or a checkpoint.",
-            "auto|never|REF", values.resume, default="auto", choices=("auto", "never"),
-            expects=Expects.REFERENCE,
-        ),
-        Option(
-            "--fork", "Begin a new run from this checkpoint of another.", "REF",
-            values.reference, expects=Expects.REFERENCE,
-        ),
-        Option(
-            "--seed", "Seed of all random numbers (default 0).", "N",
-            values.whole(0, 2**32 - 1), default=0,
-        ),
-        Option("--wait", "Return when the job has ended; an interrupt only detaches."),
-        Option("--detach", "Return at once, even where RESILIENT_NB_WAIT=1 is set."),
-        Option("--dry-run", "Show what would be sent; submit nothing."),
-    ),
-    (("--wait", "--detach"),),
-    _cell_makes_sense,
-)  # fmt: skip
 
 _VERBS = (
     Verb(
@@ -294,7 +63,7 @@ _VERBS = (
             Option("--cert", "For tls://: your certificate; its name is who you are.", "PEM"),
             Option("--key", "For tls://: its key, if that is a file of its own.", "PEM"),
         ),
-        check=_certificates_fit,
+        check=certificates_fit,
     ),
     Verb("status", "Say what the cluster is and does.", "status", options=(_JSON,)),
     Verb("workers", "List workers, their slots and who holds them.", "workers", options=(_JSON,)),
@@ -305,8 +74,50 @@ _VERBS = (
         ),
     ),
     Verb(
+        "query", "Find jobs, and show them in numbers.",
+        'query --state failed --since 2d --metric "loss<0.3"',
+        options=(
+            Option("--run", "Only this run's.", "R", values.run_name, expects=Expects.RUN),
+            Option("--user", "Only this user's.", "NAME"),
+            Option("--state", "In one of these states: failed,cancelled.", "S,S", values.states),
+            Option(
+                "--metric", "What newest values are: loss<0.3,accuracy>=0.9 (quote it in a shell).",
+                "COND,COND", values.conditions,
+            ),
+            Option("--tag", "One of its checkpoints has this tag.", "TAG", values.tag_name),
+            Option("--cause", "An attempt failed for a cause with these words.", "TEXT"),
+            Option("--data", "It went through data of this name or fingerprint.", "TEXT"),
+            Option("--since", "It waited or ran after: 2d (ago), a date.", "WHEN", values.when),
+            Option("--until", "It waited or ran before this.", "WHEN", values.when),
+            Option(
+                "--limit", "No more than so many, the newest (default 100).", "N",
+                values.whole(1), default=100,
+            ),
+            _JSON,
+        ),
+    ),
+    Verb(
+        "facts", "Show what a job's ranks did: where their time went, memory, bytes.",
+        "facts digits#1 --rank 0", (_JOB,),
+        (
+            Option("--rank", "Only this rank's.", "N", values.whole(0)),
+            Option(
+                "--rows", "Rows of each rank (default 12; with --json 500): time is merged.", "N",
+                values.whole(1),
+            ),
+            _JSON,
+        ),
+    ),
+    Verb(
         "queue", "Show who runs, who waits, for what, and everybody's share.", "queue",
         options=(_JSON,),
+    ),
+    Verb(
+        "alerts", "Show what fires now, what is over, and how people are told.", "alerts",
+        options=(
+            Option("--test", "Send a test by each channel of the policy file (administrators)."),
+            _JSON,
+        ),
     ),
     Verb("show", "Show one job: attempts, ranks, metrics.", "show digits#1", (_JOB,), (_JSON,)),
     Verb("panel", "Show a job's panel with buttons (notebook only).", "panel digits", (_JOB,)),
@@ -326,12 +137,34 @@ _VERBS = (
         "restart digits", (_JOB,), (_JSON,),
     ),
     Verb(
+        "retry", "Run a failed job again with new budgets, or one that pauses at once.",
+        "retry digits --memory 4GiB", (_JOB,), (*_OVERRIDES, _JSON),
+    ),
+    Verb(
+        "dead", "List jobs that were given up for a spent budget, with the evidence.",
+        "dead", (replace(_JOB, required=False),),
+        (Option("--requeue", "Retry this one."), _JSON), check=says_which_is_dead,
+    ),
+    Verb(
+        "recap", "Say what happened in the last hours, why, what was done, and what it cost.",
+        "recap --since 12h",
+        options=(
+            Option(
+                "--since", "How far back (default 12h).", "TIME", values.span, default=43200.0,
+            ),
+            Option("--user", "Another user's jobs (default: yours).", "NAME"),
+            Option("--all", "Everybody's jobs."),
+            _JSON,
+        ),
+        exclusive=(("--user", "--all"),),
+    ),
+    Verb(
         "resume", "Go on with a run from its head.", "resume digits --at best", (_RUN,),
         (Option(
             "--at", "From this step or tag instead.", "STEP|TAG", values.point,
             expects=Expects.POINT,
         ),),
-        check=_point_is_of_run,
+        check=point_is_of_run,
     ),
     Verb("rollback", "Move a run's head back; deletes nothing.", "rollback digits@120", (_POINT,)),
     Verb(
@@ -363,7 +196,7 @@ _VERBS = (
     Verb(
         "fork", "Begin a new run from a checkpoint.", "fork digits@best digits-lr",
         (_REF, Argument("newname", "NEWNAME", "The new run's name.", values.run_name)),
-        check=_fork_is_new,
+        check=fork_is_new,
     ),
     Verb(
         "retain", "Drop the checkpoints of a run that a rule doesn't keep, or say which.",
@@ -395,7 +228,7 @@ _VERBS = (
             values.reference, False, Expects.REFERENCE,
         ),),
         (Option("--all", "Those of all runs."), _JSON),
-        check=_says_what_to_verify,
+        check=says_what_to_verify,
     ),
     Verb(
         "load", "Load a checkpoint's tensors (the shell prints a summary).",
@@ -433,10 +266,36 @@ _VERBS = (
         "why", "Say why a job waits or failed, and what would start it.", "why digits", (_JOB,),
         (_JSON,),
     ),
+    Verb(
+        "chaos", "Break something of your own running job on purpose; see what it makes of it.",
+        "chaos digits random --seed 7 --every 30s --for 5m",
+        (
+            _JOB,
+            Argument(
+                "what", "WHAT", "kill-rank, stop, hang, … (Tab lists all), random, or just report.",
+                values.one_of(*values.CHAOS), expects=Expects.CHAOS,
+            ),
+        ),
+        (
+            Option("--rank", "Whose (default 0).", "N", values.whole(0)),
+            Option(
+                "--for", "How long it lasts (mostly 10s), or how long random goes on (5m).",
+                "TIME", values.span,
+            ),
+            Option("--seed", "Of random: the same gives the same again (default 0).", "N",
+                   values.whole(0, 2**63)),
+            Option("--every", "Of random: the mean time between two (default 30s).", "TIME",
+                   values.span),
+            Option(
+                "--compare", "A run that was left alone: are the numbers the same?", "RUN",
+                values.run_name, expects=Expects.RUN,
+            ),
+            _JSON,
+        ),
+        check=chaos_fits,
+    ),
     Verb("doctor", "Check the installation and the cluster.", "doctor", options=(_JSON,)),
     Verb("schema", "Print the JSON Schema of what --json prints.", "schema"),
 )  # fmt: skip
 
 VERBS = {verb.name: verb for verb in _VERBS}
-
-NOT_YET_OPTIONS = frozenset({"--in", "--deadline"})

@@ -7,23 +7,25 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from resilient_nb.errors import InvalidRequest
+from resilient_nb.errors import Diverged, InvalidRequest
 from resilient_nb.rank.batches import Place
+from resilient_nb.rank.divergence import LossWatch
 from resilient_nb.rank.gradients import GradientAveraging, averages_itself
 from resilient_nb.rank.group import Group
 from resilient_nb.rank.imported import Imported
 from resilient_nb.rank.leaving import Leaving
 from resilient_nb.rank.numerics import numerics
 from resilient_nb.rank.origin import Origin
+from resilient_nb.rank.phases import CHECKPOINT, COMPUTE, WAIT
 from resilient_nb.rank.saver import Request, Saver
-from resilient_nb.rank.scaling import Growth
+from resilient_nb.rank.scaling import Growth, Lowered, ScaledRates
 from resilient_nb.rank.schedule import NEVER, Schedule
 from resilient_nb.rank.state import Tracker
 from resilient_nb.rank.stored import Stored
@@ -48,6 +50,10 @@ class Parts:
     telemetry: Telemetry
     leaving: Leaving
     growth: Growth | None
+    rates: ScaledRates | None = None
+    lowered: Lowered = field(default_factory=Lowered)
+    watch: LossWatch | None = None
+    skip: frozenset[int] = frozenset()  # steps that are counted, but not made
 
 
 class Boundary:
@@ -57,13 +63,16 @@ class Boundary:
         self, parts: Parts, schedule: Schedule, stored: Stored | None, note: _Note
     ) -> None:
         self.group = group = parts.group
-        self.averaging = GradientAveraging(group.world_size) if group.world_size > 1 else None
+        self.averaging = _averaging(group, parts.telemetry)
         self.step = stored.step if stored else 0
         self._tracker = parts.tracker
         self._saver = parts.saver
         self._telemetry = parts.telemetry
+        self.phases = parts.telemetry.phases
         self._leaving = parts.leaving
         self.growth = parts.growth
+        self.skip = parts.skip
+        self._rates, self._lowered, self._watch = parts.rates, parts.lowered, parts.watch
         self._schedule = schedule
         self._due = NEVER
         self._note = note
@@ -82,6 +91,7 @@ class Boundary:
         self._wanted = False
         # Where the last step ended; `_position` is set where a loop was left by `break`.
         self._last: tuple[int, Place] | None = None
+        self._before = Place()  # where the step under way began
         self._position: dict[str, int] | None = None
         self._telemetry.step = self.step
         # Optimizers that have stepped since the last boundary, and in the turn before it.
@@ -89,7 +99,7 @@ class Boundary:
         self._stepped_before: set[int] = set()
         self._prepared = False
         register_optimizer_step_post_hook(self._note_update)
-        self._tracker.on_wait(self._schedule.waited)
+        self._tracker.on_wait(self._waited)
         if stored is not None and stored.numerics != numerics():
             note(
                 "Versions, threads or processor differ from those of the checkpoint: the run goes "
@@ -133,6 +143,7 @@ class Boundary:
                 "couldn't find its place. Use epochs=, a plain `for epoch in range(n)` around "
                 "them, or a DataLoader for validation inside."
             )
+        self._check()
         self._entered = True
         self._begin(loop)
         # What the last turn of a loop that `break` ended had no boundary for:
@@ -155,10 +166,13 @@ class Boundary:
                 self._note(account)
             self._stored = None
         self._in_loop, self._position = True, None
+        self._telemetry.looping = True
         self._stepped = set()
         if self.growth is not None and self.group.rank == 0 and (news := self.growth.news()):
             self._note(news)
         self._schedule.resume()
+        self._before = start
+        self.phases.begin()
         return start
 
     def _begin(self, loop: int) -> None:
@@ -182,6 +196,10 @@ class Boundary:
         self._plan()
 
     def _restore_all(self) -> None:
+        with self.phases.within(CHECKPOINT):
+            self._restore()
+
+    def _restore(self) -> None:
         assert self._stored is not None
         self._tracker.restore(self._stored)
         self._tracker.restore_own(self._stored)
@@ -191,7 +209,8 @@ class Boundary:
     def exit(self) -> None:
         """A loop has ended, or was left."""
         self._tracker.let_go()
-        self._in_loop = False
+        self._in_loop = self._telemetry.looping = False
+        self.phases.enter(COMPUTE)
 
     def cut(self, loop: int) -> None:
         """A loop was left by `break`: it is over, and its last turn counts if it updated."""
@@ -201,6 +220,17 @@ class Boundary:
         if stepped:
             self.step += 1
             self._telemetry.step = self.step
+            self.phases.step_done()
+
+    @property
+    def diverged(self) -> Diverged | None:
+        """What a loss has shown, if any has."""
+        return self._watch.found if self._watch is not None else None
+
+    def _check(self) -> None:
+        """Go no further if the run has diverged, whatever the cell made of the exception."""
+        if self._watch is not None:
+            self._watch.check()
 
     def _end_turn(self) -> None:
         self._stepped_before, self._stepped = self._stepped, set()
@@ -214,14 +244,33 @@ class Boundary:
 
     # --- every step -----------------------------------------------------------------------
 
+    def _waited(self, seconds: float) -> None:
+        """The step under way had to wait until a snapshot was copied."""
+        self._schedule.waited(seconds)
+        self.phases.moved(seconds, CHECKPOINT)
+
     def step_done(self, loop: int, after: Place) -> None:
         """One step is complete: count it, and look whether anything is due."""
         self.step = step = self.step + 1
         self._end_turn()
         self._telemetry.step = step
         self._last = (loop, after)
-        if step >= self._due or self._wanted or self._leaving.asked:
-            self._look(self._here())
+        items = _items(self._before, after)
+        self._before = after
+        try:
+            if step >= self._due or self._wanted or self._leaving.asked:
+                self._look(self._here())
+        finally:
+            self.phases.step_done(items)
+
+    def leave_out(self, loop: int, after: Place) -> None:
+        """A step was not made, since its batch did harm: count it all the same."""
+        if self.group.rank == 0:
+            spikes = self._watch is not None and self._watch.spikes
+            what = "not finite, or far off" if spikes else "not finite"
+            self._note(f"Step {self.step + 1} was left out: its loss was {what}.")
+        self._stepped = self._stepped_before  # the turn that has ended is still the one before
+        self.step_done(loop, after)
 
     @property
     def total(self) -> int | None:
@@ -230,7 +279,7 @@ class Boundary:
 
     @total.setter
     def total(self, steps: int) -> None:
-        self._telemetry.total = steps
+        self._telemetry.total = int(steps)  # a cell may count with NumPy's numbers
 
     def log(self, metrics: dict[str, Any]) -> None:
         """Record metrics for the step under way."""
@@ -242,7 +291,14 @@ class Boundary:
                 raise TypeError(
                     f"run.log({name}=...) takes a number or a tensor of one element: {error}"
                 ) from error
-        self._telemetry.log(self.step + 1 if self._in_loop else self.step, values)
+        step = self.step + 1 if self._in_loop else self.step
+        if self._watch is not None:
+            try:
+                self._watch.look(step, values)
+            except Diverged:
+                self._due = -1  # the next boundary looks, should the cell catch it
+                raise
+        self._telemetry.log(step, values)
 
     # --- checkpoints ----------------------------------------------------------------------
 
@@ -258,6 +314,7 @@ class Boundary:
 
     def finish(self, loops: int) -> None:
         """The cell has ended: keep its final state, and wait until the journal has it."""
+        self._check()
         if self._stored is not None and self._place["loop"] > loops:
             self._note("The checkpoint's place in the cell's loops was not reached.")
         wanted = self._wanted or not self._schedule.never
@@ -272,11 +329,17 @@ class Boundary:
 
     def _settle(self) -> None:
         """Wait until what was saved is written and, on rank 0, committed."""
-        self._saver.wait()
-        if self._uncommitted is not None and self.group.rank == 0:
-            self._saver.wait_for_commit(self._uncommitted)
+        with self.phases.within(CHECKPOINT):
+            self._saver.wait()
+            if self._uncommitted is not None and self.group.rank == 0:
+                self._saver.wait_for_commit(self._uncommitted)
 
     def _save(self, position: dict[str, int]) -> None:
+        with self.phases.within(CHECKPOINT):
+            self._take(position)
+
+    def _take(self, position: dict[str, int]) -> None:
+        self._check()
         tag, self._requested, self._wanted = self._requested, None, False
         if self._saved_step == self.step:
             if tag is not None and self.group.rank == 0:
@@ -285,8 +348,8 @@ class Boundary:
         self._telemetry.state = "checkpointing"
         began = self._schedule.clock()
         self._saver.wait()
-        if self.growth is not None and self.growth.rates is not None:
-            self.growth.rates.settle()
+        if self._rates is not None:
+            self._rates.settle()
         request = Request(
             self.step,
             position,
@@ -295,6 +358,7 @@ class Boundary:
             self._telemetry.latest(),
             tag,
             self.growth.record() if self.growth is not None else None,
+            self._lowered.record(),
         )
         self._saver.write(request)
         self._saved_step = self._uncommitted = self.step
@@ -304,13 +368,16 @@ class Boundary:
 
     def _look(self, position: dict[str, int]) -> None:
         """Something may be due at this step."""
+        self._check()
         self._schedule.time_step(self._saver.busy)
         if self._leaving.asked:
             self._leave_if_due(position)
         if self._wanted:
             self._save(position)
         if self.step >= self._schedule.due:
-            if self._schedule.is_due(self.step, self._saver.busy):
+            with self.phases.within(WAIT):
+                due = self._schedule.is_due(self.step, self._saver.busy)
+            if due:
                 self._save(position)
             self._plan()
         else:
@@ -318,7 +385,8 @@ class Boundary:
         self._telemetry.cadence = self._schedule.cadence
 
     def _plan(self) -> None:
-        self._schedule.plan(self.step)
+        with self.phases.within(WAIT):  # for rank 0, which says when it is time
+            self._schedule.plan(self.step)
         self._due = self._schedule.look(self.step)
 
     # --- leaving ----------------------------------------------------------------------------
@@ -334,10 +402,27 @@ class Boundary:
         return self.step + 1 if self._entered else None
 
     def _leave_if_due(self, position: dict[str, int]) -> None:
-        if self._leaving.due(self.step):
+        with self.phases.within(WAIT):
+            due = self._leaving.due(self.step)
+        if due:
             self._save(position)
             self._settle()
             raise Left
+
+
+def _averaging(group: Group, telemetry: Telemetry) -> GradientAveraging | None:
+    if group.world_size == 1:
+        return None
+    return GradientAveraging(group.world_size, telemetry.phases)
+
+
+def _items(before: Place, after: Place) -> int:
+    """Return how many samples of data lie between two places in a loop, as far as is known."""
+    if after.samples is None:
+        return 0
+    if before.epoch != after.epoch:
+        return after.samples
+    return after.samples - (before.samples or 0) if before.samples or not before.batch else 0
 
 
 def _position(loop: int, place: Place) -> dict[str, int]:

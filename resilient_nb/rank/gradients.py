@@ -17,6 +17,7 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 
 from resilient_nb.errors import InvalidRequest
+from resilient_nb.rank.phases import WAIT, Phases
 from resilient_nb.rank.sharded import is_sharded
 
 #: Most bytes that one all-reduce carries.
@@ -56,7 +57,7 @@ class _Bucket:
             at += p.numel()
         self.flags = self.flat[at:]
 
-    def average(self, weight: float) -> None:
+    def average(self, weight: float, phases: Phases) -> None:
         """Replace each gradient by the sum over ranks of weight x gradient."""
         present = [p.grad is not None for p in self.parameters]
         gradients = [p.grad for p in self.parameters if p.grad is not None]
@@ -67,7 +68,11 @@ class _Bucket:
                 view.zero_() if p.grad is None else view.copy_(p.grad)
         self.flat.mul_(weight)
         self.flags.copy_(torch.tensor(present, dtype=self.flags.dtype))
-        dist.all_reduce(self.flat)
+        if self.flat.is_cuda and dist.get_backend() == "gloo":
+            # It waits for the GPU anyway, and what that still computes is no wait for others.
+            torch.cuda.current_stream(self.flat.device).synchronize()
+        with phases.within(WAIT):
+            dist.all_reduce(self.flat)
         if all(present):
             torch._foreach_copy_(gradients, self.views)
             return
@@ -82,8 +87,9 @@ class _Bucket:
 class GradientAveraging:
     """Hooks on modules' parameters. `weight` is this rank's share of the current batch."""
 
-    def __init__(self, world_size: int) -> None:
+    def __init__(self, world_size: int, phases: Phases | None = None) -> None:
         self.weight = 1.0 / world_size
+        self._phases = phases or Phases()
         self._modules: dict[int, list[_Bucket]] = {}
         self._known: set[int] = set()
         self._frozen: dict[int, list[nn.Parameter]] = {}
@@ -143,7 +149,7 @@ class GradientAveraging:
             for module, buckets in self._modules.items():
                 if module in touched:
                     for bucket in buckets:
-                        bucket.average(self.weight)
+                        bucket.average(self.weight, self._phases)
 
 
 def _split(parameters: list[nn.Parameter]) -> list[list[nn.Parameter]]:

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import HashStore, PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
+from resilient_nb.rank.phases import WAIT, Phases
 from resilient_nb.supervisor.seats import Seat
 from resilient_nb.wire.orders import Attempt
 
@@ -34,7 +35,15 @@ class Group:
     none has to wait for another to be ready.
     """
 
-    def __init__(self, attempt: Attempt, rank: int, seat: Seat, rendezvous: int | None) -> None:
+    def __init__(
+        self,
+        attempt: Attempt,
+        rank: int,
+        seat: Seat,
+        rendezvous: int | None,
+        phases: Phases | None = None,
+    ) -> None:
+        self.phases = phases or Phases()
         self.rank, self.world_size = rank, attempt.world_size
         self.workers = attempt.granted
         self.device = _device(seat, attempt.virtual)
@@ -53,7 +62,9 @@ class Group:
 
     def broadcast(self, tensors: list[torch.Tensor]) -> None:
         """Give every rank the values that rank 0 has, in place."""
-        if self.world_size > 1:
+        if self.world_size == 1:
+            return
+        with self.phases.within(WAIT):
             for tensor in tensors:
                 whole = tensor.detach().contiguous()
                 dist.broadcast(whole, 0)
@@ -63,12 +74,14 @@ class Group:
     def barrier(self) -> None:
         """Wait until all ranks are here."""
         if self.world_size > 1:
-            dist.barrier()
+            with self.phases.within(WAIT):
+                dist.barrier()
 
     def leave(self) -> None:
         """Wait until every rank has ended its cell: rank 0 holds the store for all."""
         if self.world_size == 1:
             return
+        self.phases.enter(WAIT)
         if self.rank == 0:
             self.store.wait([f"end/{rank}" for rank in range(1, self.world_size)], _FOREVER)
             self.store.set("end/all", "1")

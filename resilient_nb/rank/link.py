@@ -11,6 +11,7 @@ import select
 import socket
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -21,6 +22,8 @@ from resilient_nb.wire.frames import FrameReader, frame
 from resilient_nb.wire.orders import FACTS, ORDERS, Sample
 
 _SAMPLE_EVERY = 0.25
+#: A sample that says nothing new is sent so often all the same: who is silent for longer hangs.
+_HEARTBEAT = 1.0
 
 
 class Link:
@@ -42,6 +45,7 @@ class Link:
         self._obey = obey
         self._lock = threading.Lock()
         self._last: Sample | None = None
+        self._sent_at = 0.0
 
     def start(self) -> None:
         """Begin to listen and to send samples."""
@@ -61,10 +65,18 @@ class Link:
             self._channel.sendall(frame(message))
 
     def _send_sample(self) -> None:
-        sample = self._sample()
-        if sample != self._last:
+        sample, now = self._sample(), time.monotonic()
+        state = replace(sample.passed_on(), phase_s=0.0)
+        news = sample.points or sample.steps or state != self._last
+        if news or now - self._sent_at >= _HEARTBEAT:
             self._send({"kind": "Sample", **plain(sample)})
-            self._last = replace(sample, points=())
+            self._last, self._sent_at = state, now
+
+    def _take(self, message: dict[str, Any]) -> None:
+        try:
+            self._obey(ORDERS.unpack(message))
+        except Exception:
+            traceback.print_exc()  # the orders that follow may matter more
 
     def _serve(self) -> None:
         reader = FrameReader()
@@ -81,9 +93,11 @@ class Link:
                     if not data:
                         os._exit(72)
                     for message in reader.feed(data):
-                        self._obey(ORDERS.unpack(message))
+                        self._take(message)
                 if time.monotonic() >= next_sample:
                     next_sample = time.monotonic() + _SAMPLE_EVERY
                     self._send_sample()
             except OSError:
                 os._exit(72)
+            except Exception:
+                traceback.print_exc()  # a rank that fell silent would be taken to hang

@@ -41,6 +41,7 @@ class Origin:
     def __init__(self, attempt: Attempt) -> None:
         self._attempt = attempt
         self._loops: dict[int, tuple[LoopRecord, DataRecord | None]] = {}
+        self._inputs: dict[str, DataRecord] = {}
         self._environment: EnvironmentRecord | None = None
         self._cell: CellRecord | None = None
 
@@ -52,6 +53,10 @@ class Origin:
         """A `run.steps` loop begins."""
         self._keep(LoopRecord(loop, "steps", steps=count), None)
 
+    def input(self, record: DataRecord) -> None:
+        """The cell declares data that it reads."""
+        self._inputs = {**self._inputs, record.name: record}  # whole: another thread reads it
+
     def info(self) -> dict[str, Any]:
         """Return all of it, as the manifest has it."""
         self._cell = self._cell or _cell_of(self._attempt)
@@ -60,7 +65,10 @@ class Origin:
         record = Recorded(
             cell=self._cell,
             config=_config_of(self._attempt, tuple(loop for _, (loop, _) in loops)),
-            data=tuple(data for _, (_, data) in loops if data is not None),
+            data=(
+                *(data for _, (_, data) in loops if data is not None),
+                *(data for _, data in sorted(self._inputs.items())),
+            ),
             versions=versions(),
             numerics=numerics(),
             environment=self._environment,

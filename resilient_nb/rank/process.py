@@ -19,36 +19,43 @@ import sys
 import threading
 import time
 import types
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NoReturn
 
-import cloudpickle
 import numpy as np
 import torch
 import torch._dynamo
 
 from resilient_nb.config import load_settings
+from resilient_nb.core import traces
 from resilient_nb.core.model import Outcome, RankEnd
-from resilient_nb.errors import InvalidRequest
+from resilient_nb.errors import Diverged
+from resilient_nb.rank import chaos
 from resilient_nb.rank.boundary import Boundary, Left, Parts
+from resilient_nb.rank.divergence import LossWatch
 from resilient_nb.rank.failure import pack_error
 from resilient_nb.rank.group import Group
+from resilient_nb.rank.inputs import Channel, Inputs, received
 from resilient_nb.rank.leaving import Leaving
 from resilient_nb.rank.link import Link
+from resilient_nb.rank.outputs import pickled, store
+from resilient_nb.rank.phases import CHECKPOINT, COMPUTE, ENDED
 from resilient_nb.rank.run import Run
 from resilient_nb.rank.saver import Saver
-from resilient_nb.rank.scaling import Growth
+from resilient_nb.rank.scaling import Growth, Lowered, scaled_rates
 from resilient_nb.rank.schedule import Schedule
 from resilient_nb.rank.shelved import ShelvedWriter, open_start
 from resilient_nb.rank.state import Tracker
 from resilient_nb.rank.stored import Stored
 from resilient_nb.rank.telemetry import Telemetry
 from resilient_nb.rank.writer import Writer, WriterProcess
-from resilient_nb.storage.encryption import CAPTURED, decrypt_file, encrypt_file
+from resilient_nb.storage.encryption import CAPTURED, decrypt_file
+from resilient_nb.storage.failing import Switch
 from resilient_nb.storage.reading import Checkpoint
-from resilient_nb.storage.stores import open_store, out_key, read_blob, sub_folder
+from resilient_nb.storage.stores import open_store, read_blob, sub_folder
 from resilient_nb.supervisor.seats import Seat
-from resilient_nb.wire.orders import Attempt, Committed, Leave, Note
+from resilient_nb.wire.orders import Attempt, Chaos, Committed, Leave, Note
 
 
 def main(
@@ -64,20 +71,33 @@ def main(
         rendezvous: rank 0's listening socket, already bound.
     """
     # Now, while there are no threads. It must not hold our sockets: their end is our end.
-    writer = WriterProcess([fd for fd in (channel.fileno(), rendezvous) if fd is not None])
-    process = _Rank(attempt, rank, channel, writer)
+    switch = Switch()
+    writer = WriterProcess([fd for fd in (channel.fileno(), rendezvous) if fd is not None], switch)
+    telemetry = Telemetry(attempt, rank, seat.reached)
+    process = _Rank(attempt, rank, channel, writer, switch, telemetry)
     process.end(process.run(seat, rendezvous))
 
 
 class _Rank:
-    def __init__(self, attempt: Attempt, rank: int, channel: socket.socket, writer: Writer) -> None:
+    def __init__(
+        self,
+        attempt: Attempt,
+        rank: int,
+        channel: socket.socket,
+        writer: Writer,
+        switch: Switch,
+        telemetry: Telemetry,
+    ) -> None:
+        self._pid = os.getpid()
         self._attempt = attempt
+        self._switch = switch
         self._rank = rank
         self._writer = writer
-        self._telemetry = Telemetry(attempt, rank)
+        self._telemetry = telemetry
         self._boundary: Boundary | None = None
         self._leaving: Leaving | None = None
         self._saver: Saver | None = None
+        self._inputs: Inputs | None = None
         self._asked_at: float | None = None
         self._ending = threading.Lock()
         self._link = Link(channel, _catch_sigterm(), self._telemetry.sample, self._obey)
@@ -85,11 +105,14 @@ class _Rank:
 
     def end(self, end: RankEnd) -> NoReturn:
         """Say how the rank ended, and end the process."""
+        if os.getpid() != self._pid:
+            os._exit(1)  # a fork of the cell's own that comes to its end isn't the rank
         with self._ending:  # never let go: it ends only once
             if self._asked_at is not None:
                 end = replace(end, vacated_s=time.monotonic() - self._asked_at)
-            sys.stdout.flush()
-            sys.stderr.flush()
+            for output in (sys.stdout, sys.stderr):
+                with suppress(Exception):  # the cell may have closed it, or put another there
+                    output.flush()
             self._link.end(end)
             # Taking down a process group can hang, and nothing is left to do: leave at once.
             os._exit(0 if end.outcome in (Outcome.FINISHED, Outcome.LEFT) else 1)
@@ -102,17 +125,22 @@ class _Rank:
         except Left:
             end = replace(end, outcome=Outcome.LEFT)
         except BaseException as error:
-            packed = pack_error(error, self._attempt.cell)
+            # What the cell made of a divergence is not what happened.
+            packed = pack_error(self._diverged() or error, self._attempt.cell)
+            if self._inputs is not None:
+                packed = self._inputs.explain(error, packed)
             end = replace(end, outcome=Outcome.FAILED, error=packed)
         self._telemetry.state = end.outcome.value
-        return replace(end, at=time.time(), step=self._telemetry.step)
+        self._telemetry.phases.enter(ENDED)
+        return replace(end, at=time.time(), step=self._reached())
 
     def _join_and_execute(self, seat: Seat, rendezvous: int | None) -> None:
         attempt = self._attempt
         torch.set_num_threads(load_settings().threads)
+        _join_trace(attempt, self._rank)
         _seed(attempt.seed)
         namespace = _namespace(attempt)
-        group = Group(attempt, self._rank, seat, rendezvous)
+        group = Group(attempt, self._rank, seat, rendezvous, self._telemetry.phases)
         self._leaving = Leaving(group, self._underway, self._leave_now)
         stored = Stored(_start(attempt, seat.shelf), self._rank) if attempt.start_id else None
         if seat.shelf:
@@ -122,31 +150,64 @@ class _Rank:
             attempt, self._rank, group.store, self._link.fact, self._note, self._writer,
             stored.manifest if stored else None,
         )  # fmt: skip
+        start = stored.manifest if stored else None
+        growth, lowered = Growth.of(attempt), Lowered.of(attempt, start)
         parts = Parts(
             group,
             Tracker(self._rank, namespace, self._note),
             self._saver,
             self._telemetry,
             self._leaving,
-            Growth.of(attempt),
+            growth,
+            scaled_rates(growth, lowered),
+            lowered,
+            LossWatch.of(attempt, self._rank),
+            frozenset(attempt.skip),
         )
+        if self._rank == 0 and (news := lowered.news()):
+            self._note(news)
         schedule = Schedule(group, attempt.interval, attempt.mtbf)
         boundary = Boundary(parts, schedule, stored, self._note)
         self._boundary = boundary
-        run = Run(boundary, attempt.seed)
+        told = Channel(self._telemetry, self._saver.origin, self._link.fact, self._note)
+        start = stored.manifest if stored else None
+        self._inputs = Inputs(attempt, self._rank, told, start, speaks=seat.local_rank == 0)
+        run = Run(boundary, attempt.seed, self._inputs)
         namespace["run"] = run
         self._telemetry.state = "running"
+        self._telemetry.phases.enter(COMPUTE)
         _execute(attempt, namespace)
         boundary.finish(run.loops)
         if self._rank == 0 and attempt.out:
-            _write_out(attempt, namespace)
+            self._keep_results(namespace)
         self._leaving.close()
         group.leave()
+
+    def _keep_results(self, namespace: dict[str, Any]) -> None:
+        payload = pickled(self._attempt, namespace)
+        self._telemetry.state = "checkpointing"
+        self._telemetry.phases.enter(CHECKPOINT)  # it may take its time: that is no hang
+        if not store(self._attempt, payload, self._note, self._is_leaving):
+            raise Left
+
+    def _is_leaving(self) -> bool:
+        return self._leaving is not None and self._leaving.asked
+
+    def _diverged(self) -> Diverged | None:
+        return self._boundary.diverged if self._boundary is not None else None
+
+    def _reached(self) -> int:
+        """Return the last step that counts: of a run that diverged, the one before."""
+        found = self._diverged()
+        return self._telemetry.step if found is None else max(0, found.step - 1)
 
     def _obey(self, order: object) -> None:
         """Take an order or a signal, in the link's thread."""
         if isinstance(order, Committed) and self._saver is not None:
             self._saver.answered(order.step, order.accepted)
+        elif isinstance(order, Chaos):
+            if why := chaos.obey(order, self._switch):
+                self._note(f"No chaos ({order.what}): {why}.")
         elif isinstance(order, Leave) or order == signal.SIGTERM:
             self._asked_at = self._asked_at or time.monotonic()
             if self._leaving is not None:
@@ -198,6 +259,12 @@ def _let_sigterm_end() -> None:
     _take_sigterm()
 
 
+def _join_trace(attempt: Attempt, rank: int) -> None:
+    """Tell what the cell traces itself, by the usual name, whose part it is."""
+    if (parent := traces.parse(attempt.trace)) is not None:
+        os.environ["TRACEPARENT"] = str(traces.rank(parent, rank))
+
+
 def _seed(seed: int) -> None:
     """Seed all generators alike on every rank: models begin equal everywhere."""
     random.seed(seed)
@@ -220,10 +287,13 @@ def _namespace(attempt: Attempt) -> dict[str, Any]:
     module = types.ModuleType("__main__")
     sys.modules["__main__"] = module
     namespace = module.__dict__
+    # First: classes that come with both are to be as the notebook has them now.
+    values = received(attempt)
     if attempt.captured is not None:
         store = open_store([attempt.store, *attempt.replicas])
         payload = read_blob(store, attempt.captured)
         namespace.update(pickle.loads(decrypt_file(payload, CAPTURED, "What the cell captured")))
+    namespace.update(values)
     return namespace
 
 
@@ -237,29 +307,3 @@ def _execute(attempt: Attempt, namespace: dict[str, Any]) -> None:
         asyncio.run(eval(code, namespace))
     else:
         exec(code, namespace)
-
-
-def _write_out(attempt: Attempt, namespace: dict[str, Any]) -> None:
-    """Pickle the values for `--out` together, so that what they share stays shared.
-
-    Raises:
-        InvalidRequest: naming the one that is missing or can't be pickled.
-    """
-    missing = [name for name in attempt.out if name not in namespace]
-    if missing:
-        raise InvalidRequest(f"--out {missing[0]}: the cell ended without assigning it.")
-    values = {name: namespace[name] for name in attempt.out}
-    try:
-        payload = cloudpickle.dumps(values)
-    except Exception as error:
-        for name, value in values.items():
-            try:
-                cloudpickle.dumps(value)
-            except Exception as cause:
-                raise InvalidRequest(
-                    f"--out {name}: a {type(value).__name__} can't be sent back ({cause})."
-                ) from cause
-        raise InvalidRequest(f"--out: {error}") from error
-    store, key = open_store(attempt.store), out_key(attempt.run, attempt.number)
-    store.delete([key])  # an earlier attempt's, of which nobody has heard
-    store.create(key, encrypt_file(payload, key))

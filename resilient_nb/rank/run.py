@@ -9,6 +9,7 @@ loop that was not, the state is restored and the loop goes on with the next batc
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import index
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from resilient_nb.core.names import check_name
 from resilient_nb.errors import InvalidRequest
 from resilient_nb.rank.batches import Place, Plan, Source
 from resilient_nb.rank.boundary import Boundary
+from resilient_nb.rank.inputs import Inputs
+from resilient_nb.rank.phases import COMPUTE
 from resilient_nb.rank.waiting import NAME as WAITING
 
 
@@ -36,8 +39,9 @@ class Run:
 
     __resilient_nocapture__ = True
 
-    def __init__(self, boundary: Boundary, seed: int) -> None:
+    def __init__(self, boundary: Boundary, seed: int, inputs: Inputs) -> None:
         self._boundary = boundary
+        self._inputs = inputs
         self._seed = seed
         self.loops = 0
         self.epoch = 0
@@ -79,6 +83,23 @@ class Run:
                 raise InvalidRequest(f"{name!r} is reserved: choose another name.")
         self._boundary.track(objects)
 
+    def input(self, data: Any, name: str | None = None) -> Any:
+        """Declare data that the cell reads, and return it.
+
+        It is checked that it is there, and again every few seconds; checkpoints record its
+        fingerprint, and a resumed job says if that has changed. Call it on every rank.
+
+        Args:
+            data: a path or URL, of a file or a folder; or an array or tensor.
+            name: what it is called (default: as the file).
+
+        Raises:
+            InputLost: it isn't there, or can't be read.
+            ConnectionError: what holds it can't be reached.
+            InvalidRequest: it is nothing that can be looked at.
+        """
+        return self._inputs.declare(data, name)
+
     def batches(
         self,
         data: Any,
@@ -110,7 +131,8 @@ class Run:
         """
         growth = self._boundary.growth
         grow = growth.batch if growth is not None else None
-        plan = Plan(batch_size, epochs, shuffle, drop_last, self._seed, grow)
+        size = None if batch_size is None else index(batch_size)  # of NumPy's numbers, plain ones
+        plan = Plan(size, index(epochs), shuffle, drop_last, self._seed, grow)
         source = Source(data, plan, self.rank, self.world_size)
         return self._batches(source, data, plan)
 
@@ -129,8 +151,12 @@ class Run:
         try:
             for batch in source.batches(start):
                 self.epoch = batch.after.epoch
+                if boundary.step + 1 in boundary.skip:
+                    boundary.leave_out(loop, batch.after)
+                    continue
                 if averaging is not None:
                     averaging.weight = batch.weight
+                boundary.phases.enter(COMPUTE)
                 yield batch.value
                 boundary.step_done(loop, batch.after)
         except GeneratorExit:
@@ -145,7 +171,7 @@ class Run:
         """Loop without data: yield 0 .. count - 1; each turn is one step."""
         if count < 0:
             raise InvalidRequest(f"run.steps can't make {count} steps.")
-        return self._steps(count)
+        return self._steps(index(count))
 
     def _steps(self, count: int) -> Iterator[int]:
         loop, boundary = self._next_loop(), self._boundary
@@ -157,6 +183,10 @@ class Run:
         boundary.total = boundary.step + max(0, count - start.batch)
         try:
             for number in range(start.batch, count):
+                if boundary.step + 1 in boundary.skip:
+                    boundary.leave_out(loop, Place(0, number + 1))
+                    continue
+                boundary.phases.enter(COMPUTE)
                 yield number
                 boundary.step_done(loop, Place(0, number + 1))
         except GeneratorExit:
@@ -168,7 +198,8 @@ class Run:
     def log(self, **metrics: Any) -> None:
         """Record metrics of this step: numbers, or tensors of one element.
 
-        Shown are those of rank 0.
+        Shown are those of rank 0. A loss (whatever ends in `loss`) that is not finite ends the
+        attempt, on any rank; how the run goes on is the option --on-nan.
         """
         self._boundary.log(metrics)
 

@@ -23,6 +23,7 @@ from torch.distributed import Store  # type: ignore[attr-defined]
 from resilient_nb.core.model import Checkpoint
 from resilient_nb.core.names import checkpoint_id
 from resilient_nb.core.places import is_url, sub_folder
+from resilient_nb.core.recorded import data_names
 from resilient_nb.errors import CheckpointError
 from resilient_nb.rank.origin import Origin
 from resilient_nb.rank.sharing import Share, View, divide
@@ -52,6 +53,7 @@ class Request:
     metrics: dict[str, float]
     tag: str | None
     scaling: dict[str, Json] | None = None  # how the batch has grown, if it does
+    lowered: dict[str, Json] | None = None  # the learning rate, since the run diverged
 
 
 @dataclass(frozen=True)
@@ -281,6 +283,7 @@ class Saver:
             metrics=manifest.metrics,
             changed=sum(t.nbytes for t in new),
             written=manifest.written,
+            data=data_names(manifest.info),
         )
         self._parent, self._last, self._base = checkpoint.id, checkpoint, manifest
         self._send(CheckpointWritten(checkpoint, tag))
@@ -323,6 +326,8 @@ class Saver:
         info: dict[str, Json] = {"position": {**request.position}, **self.origin.info()}
         if request.scaling is not None:
             info["scaling"] = request.scaling
+        if request.lowered is not None:
+            info["lowered"] = request.lowered
         return Manifest(
             run=attempt.run,
             job=attempt.job,

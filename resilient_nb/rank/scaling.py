@@ -1,14 +1,17 @@
-"""A batch that grows with the workers, and the learning rate with it.
+"""A batch that grows with the workers, and the learning rate with it; and what lowers the rate.
 
 For those who want speed rather than the same numbers: with k times the workers the global
 batch is k times as large. The learning rate follows by the linear rule (Goyal et al. 2017,
 arXiv:1706.02677) or by the square root, which keeps the variance of the weights' updates
-(Krizhevsky 2014, arXiv:1404.5997).
+(Krizhevsky 2014, arXiv:1404.5997). The rate may also have been lowered since the run diverged.
+Both are factors that only optimizers see, while they step: so it makes no difference whether a
+schedule or the cell itself sets the rate.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch.optim.optimizer import (
@@ -18,6 +21,7 @@ from torch.optim.optimizer import (
 )
 
 from resilient_nb.core.model import Scaling
+from resilient_nb.storage.manifest import Manifest
 from resilient_nb.storage.tree import Json
 from resilient_nb.wire.orders import Attempt
 
@@ -91,7 +95,6 @@ class Growth:
         self._attempt = attempt
         self.base = attempt.base_workers or attempt.granted
         self.factor = rate_factor(attempt.scaling, attempt.granted, self.base)
-        self.rates = ScaledRates(self.factor) if self.factor != 1.0 else None
         self._batch: int | None = None
         self._said = ""
 
@@ -123,3 +126,47 @@ class Growth:
             "factor": self.factor,
             "batch": self._batch,
         }
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """What divergences have made of the learning rate, as checkpoints record it.
+
+    Attributes:
+        factor: what it is multiplied by, in all.
+        own: the part of it that is this job's doing; the other is of before it began.
+    """
+
+    factor: float = 1.0
+    own: float = 1.0
+
+    @classmethod
+    def of(cls, attempt: Attempt, start: Manifest | None) -> Lowered:
+        """Return what holds for an attempt that goes on from a checkpoint, or from nothing.
+
+        Who resumes or forks a run gets the rate that it had.
+        """
+        known: Any = start.info.get("lowered") if start is not None else None
+        before = cls(**known) if known else cls()
+        if start is not None and start.job == attempt.job:
+            before = cls(before.factor / before.own)
+        return cls(before.factor * attempt.lr_scale, attempt.lr_scale)
+
+    def record(self) -> dict[str, Json] | None:
+        """Return what a checkpoint says of it, None if there is nothing to say."""
+        return asdict(self) if self.factor != 1.0 or self.own != 1.0 else None
+
+    def news(self) -> str:
+        """Return a line for the user, "" if it isn't lowered."""
+        if self.factor == 1.0:
+            return ""
+        return (
+            f"Learning rates are multiplied by {self.factor:g} while optimizers step, since the "
+            "run had diverged; what the cell sees and logs of them are the plain ones."
+        )
+
+
+def scaled_rates(growth: Growth | None, lowered: Lowered) -> ScaledRates | None:
+    """Return what scales the rates of an attempt, None if nothing does."""
+    factor = lowered.factor * (growth.factor if growth is not None else 1.0)
+    return ScaledRates(factor) if factor != 1.0 else None

@@ -1,4 +1,4 @@
-"""What a rank tells about itself: step, rate, metrics. Written by the loop, read by the link."""
+"""What a rank tells of itself: step, rate, times, metrics. The loop writes, the link reads."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import time
 from collections.abc import Mapping
 
 from resilient_nb.core.model import Cadence
+from resilient_nb.rank.phases import Phases
+from resilient_nb.supervisor.reached import Reached
 from resilient_nb.wire.orders import Attempt, Sample
 
 #: The rate shown is that of the last seconds, smoothed with this time constant.
@@ -15,17 +17,29 @@ _SMOOTHING = 2.0
 class Telemetry:
     """Plain attributes that the loop sets, and points that it adds: nothing waits."""
 
-    def __init__(self, attempt: Attempt, rank: int) -> None:
+    def __init__(self, attempt: Attempt, rank: int, reached: Reached | None = None) -> None:
         self._attempt = attempt
         self._rank = rank
-        self.step = 0
+        self._reached = reached or Reached()
         self.total: int | None = None
         self.state = "starting"
+        self.looping = False
         self.cadence: Cadence | None = None
+        self.phases = Phases()
+        self.missing: tuple[str, ...] = ()  # declared inputs that can't be read now
         self._points: list[tuple[int, Mapping[str, float]]] = []
         self._latest: dict[str, float] = {}
         self._rate = 0.0
         self._seen: tuple[float, int] | None = None
+
+    @property
+    def step(self) -> int:
+        """The newest complete step."""
+        return self._reached.step
+
+    @step.setter
+    def step(self, step: int) -> None:
+        self._reached.step = step
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Add metrics of a step."""
@@ -40,6 +54,7 @@ class Telemetry:
         """Return what is new since the last call."""
         points, self._points = self._points, []
         self._measure()
+        spent, (phase, phase_s) = self.phases.take(), self.phases.current()
         return Sample(
             job=self._attempt.job,
             epoch=self._attempt.epoch,
@@ -50,6 +65,17 @@ class Telemetry:
             rate=self._rate,
             points=tuple(points),
             cadence=self.cadence,
+            looping=self.looping,
+            phase=phase,
+            phase_s=round(phase_s, 3),
+            steps=spent.steps,
+            items=spent.items,
+            data_s=spent.data_s,
+            compute_s=spent.compute_s,
+            wait_s=spent.wait_s,
+            checkpoint_s=spent.checkpoint_s,
+            longest_s=spent.longest_s,
+            missing=self.missing,
         )
 
     def _measure(self) -> None:

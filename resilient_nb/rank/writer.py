@@ -19,7 +19,9 @@ from typing import Any, NoReturn, Protocol
 import numpy as np
 
 from resilient_nb.rank.snapshot import Slot
+from resilient_nb.storage.failing import FailingDisk, Switch
 from resilient_nb.storage.hashing import digests
+from resilient_nb.storage.local import LocalStore
 from resilient_nb.storage.manifest import Manifest, TensorRecord
 from resilient_nb.storage.objects import ObjectStore
 from resilient_nb.storage.shelf import Doubled, ShelfStore
@@ -46,9 +48,10 @@ class Writer(Protocol):
 
 
 class Work:
-    """What a writer does. One checkpoint at a time."""
+    """What a writer does. One checkpoint at a time. `switch` has disks fail."""
 
-    def __init__(self) -> None:
+    def __init__(self, switch: Switch | None = None) -> None:
+        self._switch = switch or Switch()
         self._memory: np.ndarray[Any, Any] = np.empty(0, np.uint8)
         self._stores: dict[str, ObjectStore] = {}
         self._seals: Seals = {}
@@ -59,7 +62,7 @@ class Work:
 
     def double(self, url: str, shelf: str) -> None:
         """From now on write what goes to a store to memory, too."""
-        self._stores[url] = Doubled(open_store(url), ShelfStore(shelf))
+        self._stores[url] = Doubled(self._open(url), ShelfStore(shelf))
 
     def trouble(self, url: str) -> str:
         """Return why something of a store isn't in memory, "" if all is."""
@@ -106,8 +109,14 @@ class Work:
 
     def _store(self, url: str) -> ObjectStore:
         if url not in self._stores:
-            self._stores[url] = open_store(url)
+            self._stores[url] = self._open(url)
         return self._stores[url]
+
+    def _open(self, url: str) -> ObjectStore:
+        store = open_store(url)
+        if type(store) is not LocalStore:
+            return store
+        return LocalStore(store.root, FailingDisk(self._switch))
 
     def _leaves(self, slots: Mapping[str, Slot]) -> dict[str, TensorLeaf]:
         return {name: slot.leaf(self._memory) for name, slot in slots.items()}
@@ -131,7 +140,7 @@ class WriterGone(ConnectionError):
 class WriterProcess:
     """Calls `Work` in a process of its own. Forks: make it before there are threads."""
 
-    def __init__(self, close: Iterable[int] = ()) -> None:
+    def __init__(self, close: Iterable[int] = (), switch: Switch | None = None) -> None:
         ours, theirs = socket.socketpair()
         parent = os.getpid()
         self.pid = os.fork()
@@ -140,7 +149,7 @@ class WriterProcess:
                 ours.close()
                 for fd in close:
                     os.close(fd)
-                _serve(theirs, parent)
+                _serve(theirs, parent, Work(switch))
             finally:
                 os._exit(0)
         theirs.close()
@@ -174,13 +183,12 @@ class WriterProcess:
         os.waitpid(self.pid, 0)
 
 
-def _serve(channel: socket.socket, parent: int) -> NoReturn:
+def _serve(channel: socket.socket, parent: int, work: Work) -> NoReturn:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)  # the rank died before the line above
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the rank is asked to leave, and says when
     os.nice(_NICE)
-    work = Work()
     connection = Connection(os.dup(channel.fileno()))
     while True:
         try:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import errno
+import uuid
 
 from resilient_nb.errors import CheckpointError
 from resilient_nb.storage.objects import ObjectStore
 
 #: Holds the id of the cluster whose journal speaks of what is in the store.
 CLAIM = "cluster"
+
+
+def new_id() -> str:
+    """Return an id for a new cluster."""
+    return uuid.uuid4().hex[:12]
 
 
 def owner(store: ObjectStore) -> str:

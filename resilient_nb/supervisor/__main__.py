@@ -6,10 +6,14 @@ import argparse
 import fcntl
 import gc
 import os
+import sys
 from pathlib import Path
 
+from resilient_nb.config import load_settings
+from resilient_nb.supervisor.cgroups import find as find_groups
 from resilient_nb.supervisor.children import become_subreaper
 from resilient_nb.supervisor.loop import Supervisor
+from resilient_nb.supervisor.output import lossy_text
 from resilient_nb.supervisor.place import Place, listen
 from resilient_nb.supervisor.shelf import drop as drop_shelf
 
@@ -21,6 +25,7 @@ def main() -> None:
     parser.add_argument("--entry", required=True)
     parser.add_argument("--orphan-grace", type=float, required=True)
     args = parser.parse_args()
+    sys.stdout, sys.stderr = lossy_text(1), lossy_text(2)
     place = Place(args.folder)
     lock = os.open(place.lock, os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -30,7 +35,7 @@ def main() -> None:
     place.pid.write_text(str(os.getpid()))
     become_subreaper()
     supervisor = Supervisor(place, listen(place.socket), lock, args.orphan_grace)
-    supervisor.load(args.entry)
+    supervisor.load(args.entry, find_groups(load_settings().cgroup))
     gc.collect()
     gc.freeze()  # keep forks from copying pages that only the collector touches
     try:

@@ -14,13 +14,17 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from resilient_nb.core.causes import COULD_NOT_START
 from resilient_nb.core.model import Outcome, RankEnd, RemoteError
-from resilient_nb.errors import VersionMismatch
+from resilient_nb.supervisor.cgroups import Cgroup, Cgroups
+from resilient_nb.supervisor.chaos import Injector
 from resilient_nb.supervisor.children import Child, Entry, fork_rank, load_entry, reap
+from resilient_nb.supervisor.limits import Limit
 from resilient_nb.supervisor.place import Place
 from resilient_nb.supervisor.seats import Seat, first_fit
 from resilient_nb.supervisor.shelf import find as find_shelf
@@ -31,10 +35,12 @@ from resilient_nb.wire.orders import (
     ORDERS,
     Acknowledge,
     Attempt,
+    Chaos,
     Committed,
     Kill,
     Launch,
     Leave,
+    Note,
     Prepare,
     Prepared,
     RankDone,
@@ -50,6 +56,8 @@ _ACK_PATIENCE = 3.0
 _IDLE_LIFE = 60.0
 #: From a rank's last word to SIGKILL: destroying a process group can hang.
 _EXIT_PATIENCE = 5.0
+#: A turn of the loop that takes longer, in seconds, has kept us from hearing ranks.
+_AWAY = 3.0
 
 
 @dataclass
@@ -68,6 +76,7 @@ class Supervisor:
         self._lock = lock
         self._orphan_grace = orphan_grace
         self._entry: Entry | None = None
+        self._groups: Cgroups | None = None
         self._agents: list[_Agent] = []
         self._children: dict[int, Child] = {}
         self._rendezvous: dict[tuple[str, int], socket.socket] = {}
@@ -79,6 +88,8 @@ class Supervisor:
         self._waiting_since: float | None = None
         self._alone_since = time.monotonic()
         self._next_sample = self._next_measure = 0.0
+        self._injector = Injector(self._whisper, self._tell_chaos)
+        self._turned_at = time.monotonic()
         self._done = False
         self._selector = selectors.DefaultSelector()
         self._wake_in, wake_out = socket.socketpair()
@@ -91,9 +102,9 @@ class Supervisor:
         self._selector.register(server, selectors.EVENT_READ, self._accept)
         self._selector.register(self._wake_in, selectors.EVENT_READ, self._woken)
 
-    def load(self, entry: str) -> None:
+    def load(self, entry: str, groups: Cgroups | None = None) -> None:
         """Import what ranks run; agents may connect meanwhile, and wait."""
-        self._entry = load_entry(entry)
+        self._entry, self._groups = load_entry(entry), groups
 
     def run(self) -> None:
         """Serve until shut down, then end every rank."""
@@ -103,6 +114,7 @@ class Supervisor:
                     key.data()
                 self._periodic()
         finally:
+            self._injector.close()
             for child in self._children.values():
                 child.kill()
             while self._children:
@@ -113,16 +125,23 @@ class Supervisor:
     # --- time ---------------------------------------------------------------------------
 
     def _timeout(self) -> float:
-        if self._children:
-            return max(0.0, self._next_sample - time.monotonic())
-        return 1.0
+        if not self._children:
+            return 1.0
+        children = self._children.values()
+        kills = [child.kill_at for child in children if child.kill_at is not None]
+        due = [self._next_sample, self._injector.next, *kills]
+        soonest = min([*due, *(child.limit.due_at for child in children)])
+        return max(0.0, soonest - time.monotonic())
 
     def _periodic(self) -> None:
         now = time.monotonic()
+        away, self._turned_at = now - self._turned_at > _AWAY, now
         for child in self._children.values():
-            if child.kill_at is not None and now >= child.kill_at:
-                child.kill_at = None
-                child.kill()
+            if away:
+                child.activity.forgive(now)
+            child.check_limit(now)
+            child.kill_if_due(now)
+        self._injector.look(now, lambda child: self._children.get(child.pid) is child)
         if now >= self._next_measure:
             self._next_measure = now + _MEASURE_EVERY
             for child in self._children.values():
@@ -141,7 +160,10 @@ class Supervisor:
     # --- agents -------------------------------------------------------------------------
 
     def _accept(self) -> None:
-        connection, _ = self._server.accept()
+        try:
+            connection, _ = self._server.accept()
+        except OSError:
+            return  # it has gone already, or there are too many open files: it tries again
         connection.setblocking(False)
         agent = _Agent(connection)
         self._agents.append(agent)
@@ -162,9 +184,10 @@ class Supervisor:
         try:
             for message in agent.reader.feed(data):
                 self._obey(ORDERS.unpack(message))
-        except (VersionMismatch, ValueError, TypeError) as error:
-            # An agent of another version, say. The ranks must not suffer for it.
-            print(f"an order was not understood: {error}", file=sys.stderr, flush=True)
+        except Exception as error:
+            # An agent of another version, or a broken disk, say. The ranks must not suffer for it.
+            what = f"{type(error).__name__}: {error}"
+            print(f"an order could not be obeyed: {what}", file=sys.stderr, flush=True)
             self._drop(agent)
 
     def _drop(self, agent: _Agent) -> None:
@@ -230,26 +253,40 @@ class Supervisor:
             case Launch():
                 self._launch(order)
             case Leave():
+                now = time.monotonic()
                 for child in self._of(order.job, order.epoch):
-                    if child.asked_at is None:  # told again, it gets no more time
-                        child.asked_at = time.monotonic()
+                    if child.asked_at is None:
+                        child.asked_at = now
                         if child.kill_at is None:  # not on its way out already
-                            child.kill_at = child.asked_at + order.grace
+                            child.kill_at = now + order.grace
+                    elif child.kill_at is not None:
+                        # Told again, it gets no more time; less, if somebody is in a hurry now.
+                        child.kill_at = min(child.kill_at, now + order.grace)
                     self._whisper(child, order)
             case Kill():
-                ended = self._ended_epochs.get(order.job, 0)
-                self._ended_epochs[order.job] = max(ended, order.epoch)
-                for child in self._of(order.job, order.epoch):
-                    self._collect()  # an end that is news must not look like ours
-                    child.kill()
+                self._kill(order)
             case Committed():
                 for child in self._of(order.job, order.epoch):
                     self._whisper(child, order)
+            case Chaos():
+                ranks = (c for c in self._of(order.job, order.epoch) if c.rank == order.rank)
+                self._injector.inject(order, next(ranks, None), time.monotonic())
             case Acknowledge():
                 for name in order.facts:
                     self._forget(name)
             case Shutdown():
                 self._done = True
+
+    def _kill(self, order: Kill) -> None:
+        ended = self._ended_epochs.get(order.job, 0)
+        self._ended_epochs[order.job] = max(ended, order.epoch)
+        self._collect()  # an end that is news must not look like ours
+        for child in self._of(order.job, order.epoch):
+            if order.hung:
+                why = order.why if child.rank in order.hung else ""
+                child.end_hung(why, time.monotonic())
+            else:
+                child.kill()
 
     def _prepare(self, order: Prepare) -> None:
         key = (order.job, order.epoch)
@@ -279,9 +316,11 @@ class Supervisor:
             fd = listener.fileno() if listener is not None and rank == 0 else None
             let_go = partial(self._let_go, listener if rank else None)
             seat = Seat(rank - order.first, order.count, slots, first_slot, shelf)
+            limit = self._limit(attempt)
             try:
-                child = fork_rank(self._entry, attempt, rank, seat, log, fd, let_go)
+                child = fork_rank(self._entry, attempt, rank, seat, log, limit, fd, let_go)
             except OSError as error:
+                limit.ended()  # and its group is removed
                 self._not_launched(attempt, rank, error)
                 continue
             self._children[child.pid] = child
@@ -294,6 +333,18 @@ class Supervisor:
             listener.close()
         self._tell()
 
+    def _limit(self, attempt: Attempt) -> Limit:
+        """Return a rank's memory limit: in a group of its own, if there can be one.
+
+        Copies of checkpoints that the host keeps in memory are none of the rank's, but a group
+        would have them counted as its own, since it writes them.
+        """
+        group: Cgroup | None = None
+        if attempt.memory_limit and self._groups is not None and not attempt.memory_copies:
+            with suppress(OSError):
+                group = self._groups.make(attempt.memory_limit)
+        return Limit(attempt.memory_limit, group)
+
     def _begun_ranks(self, attempt: Attempt) -> set[int]:
         """Return the ranks of an attempt that were ever begun here; forget older attempts."""
         epoch, ranks = self._begun.get(attempt.job, (0, set()))
@@ -304,7 +355,7 @@ class Supervisor:
 
     def _not_launched(self, attempt: Attempt, rank: int, error: OSError) -> None:
         """A full disk or process table is the job's misfortune, not that of all others here."""
-        cause = RemoteError("OSError", f"the rank could not be started: {error}")
+        cause = RemoteError("OSError", f"{COULD_NOT_START}: {error}")
         end = RankEnd(rank, Outcome.FAILED, time.time(), error=cause)
         done = RankDone(attempt.job, attempt.epoch, end)
         self._fact(f"{attempt.job}/{attempt.epoch}/{rank}/done", done)
@@ -316,6 +367,8 @@ class Supervisor:
         mine = [self._server, self._wake_in, self._wake_out, *self._rendezvous.values()]
         mine += [agent.connection for agent in self._agents]
         mine += [child.channel for child in self._children.values()]
+        for child in self._children.values():
+            child.stacks.close()
         for end in [*mine, spare]:
             if end is not None:
                 end.close()
@@ -327,8 +380,14 @@ class Supervisor:
         data = _receive(child.channel)
         if data == b"":
             self._hang_up(child)
-        for message in child.reader.feed(data or b""):
-            self._word(child, message)
+        try:
+            for message in child.reader.feed(data or b""):
+                self._word(child, message)
+        except Exception as error:
+            # Its cell has written to a descriptor that isn't its own, say: that is its end alone.
+            what = f"{type(error).__name__}: {error}"
+            print(f"rank process {child.pid} was not understood: {what}", file=sys.stderr)
+            self._hang_up(child)
         return bool(data)
 
     def _hang_up(self, child: Child) -> None:
@@ -337,11 +396,11 @@ class Supervisor:
             child.channel.close()
 
     def _word(self, child: Child, message: dict[str, Any]) -> None:
+        child.activity.heard(time.monotonic())
         kind = message.pop("kind")
         if kind == "Sample":
             new = build(Sample, message)
-            old = child.sample.points if child.sample is not None else ()
-            child.sample, child.step = replace(new, points=(*old, *new.points)), new.step
+            child.sample, child.step = new.after(child.sample), new.step
         elif kind == "End":
             child.word = build(RankEnd, message)
             child.kill_at = time.monotonic() + _EXIT_PATIENCE
@@ -373,11 +432,16 @@ class Supervisor:
             self._last_samples.append(child.take_sample())
             _kill_group(pid)
             end = child.end(status, peak)
+            child.stacks.close()
             attempt = child.attempt
             done = RankDone(attempt.job, attempt.epoch, end)
             self._fact(f"{attempt.job}/{attempt.epoch}/{child.rank}/done", done)
 
     # --- facts --------------------------------------------------------------------------
+
+    def _tell_chaos(self, order: Chaos, text: str) -> None:
+        note = Note(order.job, order.epoch, order.rank, f"No chaos ({order.what}): {text}.")
+        self._fact(f"{order.job}/{order.epoch}/chaos/{order.id}", note)
 
     def _fact(self, name: str, fact: object, tell: bool = True) -> None:
         self._facts[name] = FACTS.pack(fact)
@@ -397,7 +461,8 @@ class Supervisor:
         if fact is not None and fact["kind"] == "RankDone":
             run, _, number = fact["job"].partition("#")
             log = self._place.log(run, int(number), fact["epoch"], fact["end"]["rank"])
-            log.unlink(missing_ok=True)  # the agent shipped it before the fact
+            with suppress(OSError):
+                log.unlink()  # the agent shipped it before the fact
 
     def _live(self) -> list[Child]:
         return list(self._children.values())
@@ -430,7 +495,5 @@ def _flush(end: socket.socket, outgoing: bytearray) -> bool:
 
 def _kill_group(pid: int) -> None:
     """End what a dead rank left in its session."""
-    try:
+    with suppress(OSError):  # there is nothing, or nothing of ours (what it ran with sudo)
         os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return

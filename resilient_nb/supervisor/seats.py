@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from resilient_nb.supervisor.reached import Reached
 
 
 @dataclass(frozen=True)
@@ -16,6 +18,7 @@ class Seat:
         slots: how many slots they share.
         first_slot: the number of the first of these on the host, from 0.
         shelf: where the host keeps checkpoints in memory, "" if it doesn't.
+        reached: how far it is.
     """
 
     local_rank: int
@@ -23,6 +26,7 @@ class Seat:
     slots: int
     first_slot: int = 0
     shelf: str = ""
+    reached: Reached = field(default_factory=Reached, compare=False)
 
 
 def first_fit(taken: Iterable[Seat], slots: int) -> int:

@@ -17,7 +17,16 @@ from pathlib import Path
 from resilient_nb.core import events as ev
 from resilient_nb.core.accounting import Use, group_of, use
 from resilient_nb.core.lifecycle import replay
-from resilient_nb.core.model import Job, JobState, Priority, Run
+from resilient_nb.core.model import (
+    Futile,
+    Injected,
+    Injection,
+    Job,
+    JobState,
+    OnNan,
+    Priority,
+    Run,
+)
 from resilient_nb.core.policy import GroupRule, Limits, Policy
 from resilient_nb.core.world import World
 from resilient_nb.ports import Journal
@@ -46,6 +55,7 @@ def a_history() -> Story:
     )
     story.submit("digits", workers=2).start("digits", on_hosts(1, 1)).checkpoint(20, tag="best")
     story.stop().end(failed(1, step=25)).end(failed(0, step=25)).requeue(failure=a_failure())
+    story.then(ev.RetryRequested(story.now, story.job().id, "ada", 1 << 30, OnNan.LOWER_LR))
     story.start().checkpoint(40).succeed(returned=("model",))
     head = story.world.runs["digits"].head
     assert head is not None
@@ -59,7 +69,27 @@ def a_history() -> Story:
     story.then(ev.PriorityInherited(story.now, story.job("fork").id, Priority.URGENT))
     story.stop(run="fork").end(failed(0), run="fork").fail("fork")
     story.run("pretrained").then(ev.CheckpointImported(story.now, an_import("pretrained")))
-    return story.submit("pretrained").start("pretrained").checkpoint(10, "pretrained")
+    story.submit("pretrained").start("pretrained").checkpoint(10, "pretrained")
+    running = story.job("pretrained")
+    broken = Injected("i", Injection.SLOW, running.epoch, 0, "h0", story.now, 10.0, "ada")
+    story.then(
+        ev.StopProposed(story.now, running.id, Futile.LATE, ("It has two hours left.",)),
+        ev.ProposalWithdrawn(story.now, running.id, Futile.LATE),
+        ev.ChaosInjected(story.now, running.id, running.epoch, broken),
+    )
+    return _losses(story)
+
+
+def _losses(story: Story) -> Story:
+    """Go on with what was lost: an input, and then a part of the journal."""
+    story.then(
+        ev.InputDeclared(story.now, story.job("pretrained").id, "train", "/data/train.npy", "h0")
+    )
+    story.submit("reader", after=("digits#1",), inputs=("model",)).submit("digits")
+    story.then(ev.InputLost(story.now, "reader#1", "digits#1", "digits#2"))
+    story.then(ev.JournalSalvaged(story.now, "Damaged after event 40."))
+    found = a_checkpoint("digits#2", 60, 9, story.world.runs["digits"].head)
+    return story.then(ev.CheckpointsFound(story.now, "digits", (found,), found.id))
 
 
 class JournalContract:
@@ -72,7 +102,7 @@ class JournalContract:
     def test_a_new_journal_is_empty(self, tmp_path: Path) -> None:
         with contextlib.closing(self.make(tmp_path)) as journal:
             assert list(journal.events()) == []
-            assert dict(journal.series("digits#1", 10)) == {}
+            assert dict(journal.records.series("digits#1", 10)) == {}
 
     def test_every_event_comes_back_equal_and_in_order(self, tmp_path: Path) -> None:
         story = a_history()
@@ -88,10 +118,10 @@ class JournalContract:
         story = a_history()
         with contextlib.closing(self.make(tmp_path)) as journal:
             journal.append(story.events)
-            journal.record([("digits#1", "loss", 1, 0.5)])
+            journal.records.write([("digits#1", "loss", 1, 0.5)])
         with contextlib.closing(self.make(tmp_path)) as journal:
             assert list(journal.events()) == story.events
-            assert journal.series("digits#1", 10) == {"loss": ((1, 0.5),)}
+            assert journal.records.series("digits#1", 10) == {"loss": ((1, 0.5),)}
             journal.append([ev.ClusterCreated(START, "again")])
             assert list(journal.events())[-1] == ev.ClusterCreated(START, "again")
 
@@ -118,26 +148,31 @@ class JournalContract:
 
     def test_the_last_point_of_a_step_wins_and_steps_are_in_order(self, tmp_path: Path) -> None:
         with contextlib.closing(self.make(tmp_path)) as journal:
-            journal.record([("a#1", "loss", 3, 3.0), ("a#1", "loss", 1, 1.0)])
-            journal.record(
+            journal.records.write([("a#1", "loss", 3, 3.0), ("a#1", "loss", 1, 1.0)])
+            journal.records.write(
                 [("a#1", "loss", 3, 9.0), ("a#1", "lr", 2, 0.1), ("b#1", "loss", 1, 7.0)]
             )
-            journal.record([])
-            assert journal.series("a#1", 10) == {"loss": ((1, 1.0), (3, 9.0)), "lr": ((2, 0.1),)}
+            journal.records.write([])
+            assert journal.records.series("a#1", 10) == {
+                "loss": ((1, 1.0), (3, 9.0)),
+                "lr": ((2, 0.1),),
+            }
 
     def test_a_long_series_is_thinned_and_keeps_its_last_point(self, tmp_path: Path) -> None:
         with contextlib.closing(self.make(tmp_path)) as journal:
-            journal.record(("a#1", "loss", step, step / 2) for step in range(1000))
+            journal.records.write(("a#1", "loss", step, step / 2) for step in range(1000))
             for limit in (1, 7, 300, 999, 1000, 5000):
-                points = journal.series("a#1", limit)["loss"]
+                points = journal.records.series("a#1", limit)["loss"]
                 assert min(limit, 1000) / 2 < len(points) <= min(limit, 1000)
                 assert points[-1] == (999, 499.5)
                 assert list(points) == sorted(points)
 
     def test_a_point_that_is_no_number_stays_so(self, tmp_path: Path) -> None:
         with contextlib.closing(self.make(tmp_path)) as journal:
-            journal.record([("a#1", "loss", 1, float("nan")), ("a#1", "loss", 2, float("inf"))])
-            assert repr(journal.series("a#1", 10)["loss"]) == "((1, nan), (2, inf))"
+            journal.records.write(
+                [("a#1", "loss", 1, float("nan")), ("a#1", "loss", 2, float("inf"))]
+            )
+            assert repr(journal.records.series("a#1", 10)["loss"]) == "((1, nan), (2, inf))"
 
 
 def world_problems(world: World) -> list[str]:
@@ -176,8 +211,10 @@ def _run_problems(world: World, run: Run) -> list[str]:
         found.append(f"run {run.name} has several unfinished jobs")
     if any(job.run != run.name for job in jobs) or len(set(run.jobs)) != len(run.jobs):
         found.append(f"run {run.name} has jobs that aren't its own")
-    epochs = [c.epoch for c in run.checkpoints.values() if not c.job]
-    if run.epoch != max([*epochs, *(job.epoch for job in jobs)], default=0):
+    lost = world.salvaged is not None  # then a run may have had jobs of which nobody knows
+    epochs = [c.epoch for c in run.checkpoints.values() if lost or not c.job]
+    newest = max([*epochs, *(job.epoch for job in jobs)], default=0)
+    if run.epoch < newest or (run.epoch != newest and not lost):
         found.append(f"run {run.name} is in epoch {run.epoch}, which is none of its jobs'")
     for what in [run.head, run.forked_from, *run.tags.values()]:
         try:
@@ -190,7 +227,7 @@ def _run_problems(world: World, run: Run) -> list[str]:
     for identity, checkpoint in run.checkpoints.items():
         if (checkpoint.id, checkpoint.run) != (identity, run.name):
             found.append(f"run {run.name} holds the foreign checkpoint {checkpoint.id}")
-        if checkpoint.job not in ("", *run.jobs):
+        if not lost and checkpoint.job not in ("", *run.jobs):
             found.append(f"checkpoint {identity} is of {checkpoint.job}, no job of this run")
     return found
 

@@ -3,7 +3,7 @@
 For tests of the real supervisor: `--entry resilient_nb.testing.entries:scripted`. The first
 word of the source is the behaviour: `finish`, `fail`, `exit CODE`, `train` (until told to
 leave), `deaf` (never leaves), `die` (kills itself), `linger` (has finished, but doesn't
-exit), `parent` (deaf, with a child process).
+exit), `parent` (deaf, with a child process), `python CODE`.
 """
 
 from __future__ import annotations
@@ -54,6 +54,9 @@ def scripted(
         case "parent":
             child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
             print(f"child {child.pid}")
+        case "python":
+            held: dict[str, object] = {}  # as long as it lives
+            exec(argument, held)
     while True:
         signal.pause()
 

@@ -8,7 +8,10 @@ engine, can lose orders and restart the engine. Nothing here waits or uses threa
 from __future__ import annotations
 
 import json
+import sqlite3
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,8 @@ from resilient_nb.config import Settings
 from resilient_nb.control.engine import Engine, Shell
 from resilient_nb.core.events import EVENTS, Event
 from resilient_nb.core.model import Checkpoint, Outcome, RankEnd
+from resilient_nb.errors import JournalFailed
+from resilient_nb.storage.records import Records
 from resilient_nb.testing.builders import START, a_checkpoint
 from resilient_nb.wire import orders
 from resilient_nb.wire.codec import Registry
@@ -27,15 +32,18 @@ _Key = tuple[str, int, int]  # job, epoch, rank
 
 
 class MemoryJournal:
-    """The `Journal` port in memory. What goes through it is JSON, as in a file.
+    """The `Journal` port in memory. What goes through it is JSON, as in a file, or SQL.
 
-    `fail` is raised by the next `append`, which then keeps nothing.
+    `fail` is raised by the next `append`, which then keeps nothing; so do all while it is `full`.
     """
 
     def __init__(self) -> None:
         self.fail: Exception | None = None
+        self.full = False
         self._lines: list[str] = []
-        self._points: dict[str, dict[str, dict[int, float]]] = {}
+        file = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        self.records = Records(file)
+        weakref.finalize(self.records, file.close)
 
     def append(self, events: Sequence[Event]) -> None:
         """Keep all events, or none."""
@@ -43,26 +51,18 @@ class MemoryJournal:
         if self.fail is not None:
             error, self.fail = self.fail, None
             raise error
+        self.probe()
         self._lines += lines
+
+    def probe(self) -> None:
+        """Fail while it is full."""
+        if self.full:
+            raise JournalFailed("The journal can't be written (database or disk is full).")
 
     def events(self) -> Iterator[Event]:
         """Yield every event in the order of appending."""
         for line in list(self._lines):
             yield _EVENTS.unpack(json.loads(line))
-
-    def record(self, rows: Iterable[tuple[str, str, int, float]]) -> None:
-        """Keep metric points; the last for a step wins."""
-        for job, name, step, value in list(rows):
-            self._points.setdefault(job, {}).setdefault(name, {})[step] = value
-
-    def series(self, job: str, limit: int) -> Mapping[str, tuple[tuple[int, float], ...]]:
-        """Return each metric of a job as at most `limit` points, the last always."""
-        found = {}
-        for name, points in self._points.get(job, {}).items():
-            rows = sorted(points.items())
-            stride = -(-len(rows) // limit)
-            found[name] = tuple(rows[(len(rows) - 1) % stride :: stride])
-        return found
 
     def close(self) -> None:
         """Do nothing: memory needs no closing."""
@@ -147,7 +147,9 @@ class FakeHost:
             case orders.Kill():
                 self._killed[order.job] = max(order.epoch, self._killed.get(order.job, 0))
                 for rank in self._of(order.job, order.epoch):
-                    self.end(rank, Outcome.EXITED, signal=9, ordered=True)
+                    hangs = rank.rank in order.hung
+                    why = order.why if hangs else ""
+                    self.end(rank, Outcome.EXITED, signal=9, ordered=not hangs, hang=why)
 
     def _launch(self, order: orders.Launch) -> None:
         attempt = order.attempt
@@ -258,8 +260,9 @@ class FakeCluster:
         for host in self.hosts:
             self.report(host)
         self.engine.tick()
-        for _ in self.engine.queue.work():  # as the plugin does for a long queue
-            pass
+        with suppress(JournalFailed):
+            for _ in self.engine.queue.work():  # as the plugin does for a long queue
+                pass
         self.engine.settle()
 
     def live(self) -> list[tuple[str, _Key]]:

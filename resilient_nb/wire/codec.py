@@ -6,6 +6,7 @@ what doesn't fit them, so a message of another version is an error and not a sur
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any, TypeVar
 
 import msgspec
@@ -15,7 +16,7 @@ from resilient_nb.errors import VersionMismatch
 T = TypeVar("T")
 
 #: Grows when a message changes its meaning. Both sides must agree.
-PROTOCOL = 3
+PROTOCOL = 4
 
 #: Names on Dask's wire: a connection's first word, requests of notebooks, reports of agents,
 #: orders to them, and what they ask each other.
@@ -49,6 +50,7 @@ class Registry:
     """Tagged messages: `{"kind": name, ...fields}` to the class of that name and back."""
 
     def __init__(self, *kinds: type[Any]) -> None:
+        assert not any(f.name == "kind" for kind in kinds for f in fields(kind)), "that is the tag"
         self._kinds = {kind.__name__: kind for kind in kinds}
 
     def pack(self, message: Any) -> dict[str, Any]:
@@ -63,11 +65,11 @@ class Registry:
         """
         if not isinstance(data, dict):
             raise VersionMismatch(f"{data!r} is no message.")
-        fields = dict(data)
-        name = fields.pop("kind", None)
+        values = dict(data)
+        name = values.pop("kind", None)
         if name not in self._kinds:
             raise VersionMismatch(f"Unknown message {name!r}: notebook and cluster must match.")
-        return build(self._kinds[name], fields)
+        return build(self._kinds[name], values)
 
 
 def to_json(value: Any) -> bytes:

@@ -8,19 +8,24 @@ its identity. Samples are lossy: only the newest matters.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from resilient_nb.core.interval import PRESUMED
 from resilient_nb.core.model import (
     Cadence,
     Cell,
     Checkpoint,
+    Injection,
     Interval,
+    OnNan,
     RankEnd,
     Resources,
     Scaling,
 )
 from resilient_nb.wire.codec import Registry
+
+#: Metric points of a rank that wait for somebody to take them; of more, the oldest are dropped.
+MOST_POINTS = 10_000
 
 # --- down -------------------------------------------------------------------------------
 
@@ -31,6 +36,15 @@ class Prepare:
 
     job: str
     epoch: int
+
+
+@dataclass(frozen=True)
+class Input:
+    """Names that a cell gets from what another job returned."""
+
+    run: str
+    number: int
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -65,6 +79,13 @@ class Attempt:
     mtbf: float = PRESUMED  # mean time between failures of the gang, in seconds
     replicas: tuple[str, ...] = ()  # where what the store has lost may be read
     memory_copies: int = 0  # hosts that have the newest checkpoint in memory, beside the gang's
+    memory_limit: int = 0  # bytes that each rank may have; 0: no limit
+    on_nan: OnNan = OnNan.IGNORE
+    spike: float = 0.0
+    skip: tuple[int, ...] = ()  # steps that are counted, but not made
+    lr_scale: float = 1.0
+    inputs: tuple[Input, ...] = ()
+    trace: str = ""  # traceparent of the attempt's span, if spans are sent
 
     @property
     def granted(self) -> int:
@@ -101,10 +122,16 @@ class Leave:
 
 @dataclass(frozen=True)
 class Kill:
-    """End the attempt's ranks on this host at once."""
+    """End the attempt's ranks on this host at once.
+
+    If some of the gang hang, it is first noted where all ranks' threads are. `why` says what
+    shows that `hung` do.
+    """
 
     job: str
     epoch: int
+    hung: tuple[int, ...] = ()
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -145,11 +172,29 @@ class PutBack:
 
 
 @dataclass(frozen=True)
+class Chaos:
+    """Break something of a rank on this host for so many seconds; its owner asked for it.
+
+    It ends by itself: nobody needs to be there. `path` is the folder of the checkpoint to damage.
+    """
+
+    job: str
+    epoch: int
+    id: str
+    what: Injection
+    rank: int
+    seconds: float = 0.0
+    path: str = ""
+
+
+@dataclass(frozen=True)
 class Shutdown:
     """End all ranks and the supervisor."""
 
 
-ORDERS = Registry(Prepare, Launch, Leave, Kill, Committed, Acknowledge, Shelve, PutBack, Shutdown)
+ORDERS = Registry(
+    Prepare, Launch, Leave, Kill, Committed, Acknowledge, Shelve, PutBack, Chaos, Shutdown
+)
 
 # --- up ---------------------------------------------------------------------------------
 
@@ -210,14 +255,39 @@ class Note:
     text: str
 
 
-FACTS = Registry(Prepared, RankStarted, CheckpointWritten, CheckpointFailed, RankDone, Note)
+@dataclass(frozen=True)
+class Reads:
+    """The cell declares that it reads this: a path or URL that rank 0 has seen."""
+
+    job: str
+    epoch: int
+    name: str
+    place: str
+
+
+FACTS = Registry(Prepared, RankStarted, CheckpointWritten, CheckpointFailed, RankDone, Note, Reads)
 
 
 @dataclass(frozen=True)
 class Sample:
     """A rank's last quarter of a second. `points` are (step, {metric: value}).
 
-    `cadence` is rank 0's, once an interval of `auto` is known.
+    Attributes:
+        cadence: rank 0's, once an interval of `auto` is known.
+        looping: it is in a loop of `run`, between whose steps it isn't idle for long.
+        phase: what the loop does now: starting, data, compute, wait (for other ranks),
+            checkpoint or ended.
+        phase_s: for how many seconds it has.
+        silent_s: seconds since the rank itself last said anything.
+        stopped: its process is stopped (SIGSTOP), and does nothing at all.
+        idle_s: for how many seconds its processes have used no CPU, though they could.
+        steps: steps made since the sample before, of which the next are the sums.
+        items: samples of data, of all ranks, as far as they are counted.
+        data_s, compute_s, wait_s, checkpoint_s: seconds of these steps, by phase.
+        longest_s: the longest of them.
+        peak_rss, limit: of memory, in bytes.
+        read, written: bytes that the process has read and written so far.
+        missing: names of data that the cell declared and that can't be read now.
     """
 
     job: str
@@ -232,6 +302,54 @@ class Sample:
     pid: int = 0
     points: tuple[tuple[int, Mapping[str, float]], ...] = ()
     cadence: Cadence | None = None
+    looping: bool = False
+    phase: str = "starting"
+    phase_s: float = 0.0
+    silent_s: float = 0.0
+    stopped: bool = False
+    idle_s: float = 0.0
+    steps: int = 0
+    items: int = 0
+    data_s: float = 0.0
+    compute_s: float = 0.0
+    wait_s: float = 0.0
+    checkpoint_s: float = 0.0
+    longest_s: float = 0.0
+    peak_rss: int = 0
+    limit: int = 0
+    read: int = 0
+    written: int = 0
+    missing: tuple[str, ...] = ()
+
+    def after(self, earlier: Sample | None) -> Sample:
+        """Return this with what is new in an earlier one that was not passed on."""
+        if earlier is None:
+            return self
+        return replace(
+            self,
+            points=(*earlier.points, *self.points)[-MOST_POINTS:],
+            steps=earlier.steps + self.steps,
+            items=earlier.items + self.items,
+            data_s=earlier.data_s + self.data_s,
+            compute_s=earlier.compute_s + self.compute_s,
+            wait_s=earlier.wait_s + self.wait_s,
+            checkpoint_s=earlier.checkpoint_s + self.checkpoint_s,
+            longest_s=max(earlier.longest_s, self.longest_s),
+        )
+
+    def passed_on(self) -> Sample:
+        """Return how things stand, without what is new: that was passed on."""
+        return replace(
+            self,
+            points=(),
+            steps=0,
+            items=0,
+            data_s=0.0,
+            compute_s=0.0,
+            wait_s=0.0,
+            checkpoint_s=0.0,
+            longest_s=0.0,
+        )
 
 
 @dataclass(frozen=True)
@@ -274,6 +392,8 @@ class Report:
     logs: tuple[LogChunk, ...] = ()
     slot: Resources = field(default_factory=Resources)  # what each slot has
     store_free: int | None = None  # free bytes of the store's file system
+    disk_free: int | None = None  # and of that with the host's own files
+    round_trip: float = 0.0  # seconds that the last report took to be answered
     shelf: tuple[str, ...] | None = None  # checkpoints in memory; None: there can't be any
     shelf_trouble: Mapping[str, str] = field(default_factory=dict)  # by run
 

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from resilient_nb.core.alert_model import AlertsReport, ChannelTest
+from resilient_nb.core.chaos import ChaosReport
 from resilient_nb.core.differences import DiffReport
-from resilient_nb.core.model import Checkpoint, JobSpec, Keep
+from resilient_nb.core.model import Checkpoint, Injection, JobSpec, Keep, OnNan
+from resilient_nb.core.querying import FactsReport, JobRow, Query
+from resilient_nb.core.recap import DeadReport, RecapReport
 from resilient_nb.core.recorded import CheckpointReport
 from resilient_nb.core.scrubbing import VerifyReport
 from resilient_nb.core.transfers import TransferReport
@@ -222,6 +226,39 @@ class Restart:
 
 
 @dataclass(frozen=True)
+class Retry:
+    """Run a failed job again from its head, or end the pause of one that waits.
+
+    Answered by a `Submitted`. A failure that would come again needs `anyway`. `memory` (bytes for
+    each worker, 0: as it was) and `on_nan` replace what was asked for. `epoch` is the attempt that
+    is meant.
+    """
+
+    job: str
+    request_id: str
+    epoch: int = 0
+    anyway: bool = False
+    memory: int = 0
+    on_nan: OnNan | None = None
+
+
+@dataclass(frozen=True)
+class ListDead:
+    """Ask which jobs were given up for a spent budget. Answered by a `DeadReport`."""
+
+
+@dataclass(frozen=True)
+class Recap:
+    """Ask what happened in the last `seconds`. Answered by a `RecapReport`.
+
+    `user` None is who asks, "" everybody.
+    """
+
+    seconds: float = 12 * 3600.0
+    user: str | None = None
+
+
+@dataclass(frozen=True)
 class BeginImport:
     """Ask whether a run of this name can begin with an import. Answered by an `ImportPlace`."""
 
@@ -258,12 +295,57 @@ class Retain:
     dry_run: bool = False
 
 
+@dataclass(frozen=True)
+class GetAlerts:
+    """Answered by an `AlertsReport`."""
+
+
+@dataclass(frozen=True)
+class TestAlerts:
+    """Send a test by each channel, for administrators. Answered by a list of `ChannelTest`."""
+
+
+@dataclass(frozen=True)
+class FindJobs:
+    """Answered by a list of `JobRow`, the newest first."""
+
+    query: Query
+
+
+@dataclass(frozen=True)
+class ReadFacts:
+    """What was recorded of a job's ranks, or of one. Answered by a `FactsReport`.
+
+    Of each rank there are at most `most` rows: neighbours are merged.
+    """
+
+    job: str
+    rank: int | None = None
+    most: int = 500
+
+
+@dataclass(frozen=True)
+class Inject:
+    """Break something of a running job of one's own, on purpose. Answered by an `Injected`.
+
+    `seconds` is how long it lasts; None: as usual for its kind. `id` makes a repeat harmless.
+    """
+
+    job: str
+    what: Injection
+    id: str
+    rank: int = 0
+    seconds: float | None = None
+
+
 REQUESTS = Registry(
+    Inject,
     GetCluster, PutBlob, Submit, Cancel, Resume, Rollback, Tag, Fork, Resolve, ListJobs,
     ListRuns, Watch, ReadLog, ReadOut, VacateAll, GetQueue, Why, Restart, Retain, BeginImport,
-    Import,
+    Import, FindJobs, ReadFacts, Retry, ListDead, Recap, GetAlerts, TestAlerts,
 )  # fmt: skip
 
 #: What `--json` prints; `resilient schema` shows their JSON Schema.
 REPORTS = (ClusterView, JobView, RunView, CheckpointView, Submitted, QueueReport, WhyReport,
-           RetentionReport, TransferReport, DiffReport, CheckpointReport, VerifyReport)  # fmt: skip
+           RetentionReport, TransferReport, ChaosReport, DiffReport, CheckpointReport, VerifyReport,
+           DeadReport, RecapReport, JobRow, FactsReport, AlertsReport, ChannelTest)  # fmt: skip

@@ -177,7 +177,7 @@ def test_completion(kernel: Kernel) -> None:
         ("x --workers 9", "1", "the cluster has 4 and can't grow"),
         ("../x", "1", "can't be a run name"),
         ("<b>x</b>", "1", "can't be a run name"),
-        ("x --deadline 3h", "1", "not available yet"),
+        ("x --deadline 3", "1", "--deadline"),
         ("x --workers 4:2", "1", "Write --workers 2:4"),
         ("x --memory 2", "1", "Write 2MiB or 2GiB"),
         ("x --after nobody", "1", "no such job"),
@@ -211,3 +211,23 @@ def test_one_run_has_one_job_at_a_time(client: Client, kernel: Kernel) -> None:
     head = client.resolve("busy").step
     assert f"goes on from step {head}" in kernel.run("%resilient resume busy").text
     kernel.run("%resilient cancel busy")
+
+
+def test_a_cell_gets_what_another_returned_and_the_notebooks_own_value_stays(
+    kernel: Kernel, client: Client
+) -> None:
+    kernel.run("net, scaled = 'of the notebook', 0.0")
+    made = kernel.run("%%resilient nets --out net\nnet = Net()")
+    assert made.error == ""
+    used = kernel.run(
+        "%%resilient nets-used --after nets --in net --out scaled\n"
+        "assert type(net) is Net, type(net)\n"
+        "scaled = net(torch.ones(1, 8)).sum().item()"
+    )
+    assert used.error == ""
+    view = finish(client, "nets-used#1")
+    assert view.state is JobState.SUCCEEDED, view.failures
+    shown = kernel.run("print(scaled == net(torch.ones(1, 8)).sum().item())")
+    assert shown.text.strip() == "True"
+    refused = kernel.run("%%resilient nets-third --after nets --in nat\nprint(nat)")
+    assert "no job that nets-third waits for returns it (nets#1 returns net)" in refused.error

@@ -56,7 +56,7 @@ class StoredHome:
         """Journal what happened since the last time."""
         with closing(SqliteJournal(self.settings.journal)) as journal:
             journal.append(self.story.events[self._recorded :])
-            journal.record([("digits#1", "loss", self._recorded, 0.5)])
+            journal.records.write([("digits#1", "loss", self._recorded, 0.5)])
         self._recorded = len(self.story.events)
 
     def train(self, *steps: int, run: str = "digits", captured_by: str = "", **spec: Any) -> None:

@@ -75,7 +75,7 @@ def check(home: StoredHome, original: StoredHome) -> None:
     """Compare a restored home with what it was."""
     with closing(SqliteJournal(home.settings.journal)) as journal:
         assert replay(journal.events()) == original.world
-        assert journal.series("digits#1", 10)
+        assert journal.records.series("digits#1", 10)
     original.check(home.runs)
     for folder in ("out", "blobs"):
         kept = {e.key: original.store.read(e.key) for e in original.store.list(folder)}

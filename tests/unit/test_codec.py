@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from resilient_nb import errors
 from resilient_nb.core.interval import PRESUMED
-from resilient_nb.core.model import Cadence, Interval, JobState
+from resilient_nb.core.model import Cadence, Injection, Interval, JobState, OnNan
+from resilient_nb.core.querying import Query, parse_conditions
 from resilient_nb.core.retention import parse_keep
 from resilient_nb.core.views import JobView, Live, job_view
 from resilient_nb.errors import ResilientError, VersionMismatch, from_wire
@@ -39,19 +40,25 @@ ORDERS: list[Any] = [
     od.Prepare("a#1", 1), od.Launch(an_attempt("a#1"), 0, 2), od.Leave("a#1", 1, 2.5),
     od.Kill("a#1", 1), od.Committed("a#1", 1, 20), od.Acknowledge(("x", "y")), od.Shutdown(),
     od.Shelve("a/00000020-e1", ("tcp://b",)), od.PutBack("a/00000020-e1"),
+    od.Chaos("a#1", 1, "i", Injection.STOP, 1, 10.0),
 ]  # fmt: skip
 FACTS: list[Any] = [
     od.Prepared("a#1", 1, 4000), od.RankStarted("a#1", 1, 0, 77), od.Note("a#1", 1, 0, "ü"),
     od.CheckpointWritten(a_checkpoint(metrics={"loss": 0.5}), "best"),
     od.CheckpointFailed("a#1", 1, 20, 28, "The checkpoint at step 20 failed: full."),
     od.RankDone("a#1", 1, failed(0, an_error("KeyError"))), od.RankDone("a#1", 1, an_end()),
+    od.Reads("a#1", 1, "train", "/data/train.npy"),
 ]  # fmt: skip
 REQUESTS: list[Any] = [
+    rq.GetAlerts(), rq.TestAlerts(),
     rq.GetCluster(), rq.PutBlob("d", 0, 3, b"\x00\xff1"), rq.Submit("a", a_spec(), "r"),
     rq.Cancel("a"), rq.Resume("a", "r", "best"), rq.Rollback("a@1"), rq.Tag("a@1", "best"),
     rq.Fork("a@1", "b"), rq.Resolve("a"), rq.ListJobs(), rq.ListRuns("a"), rq.Watch("a#1", 3),
     rq.ReadLog("a", 0, None, -5), rq.ReadOut("a"), rq.VacateAll(), rq.GetQueue(), rq.Why("a"),
     rq.BeginImport("a"), rq.Import(an_import("a", 3)),
+    rq.FindJobs(Query(metrics=parse_conditions("loss<1"))), rq.ReadFacts("a", 1),
+    rq.Retry("a", "r", 1, True, 1 << 30, OnNan.STOP), rq.ListDead(), rq.Recap(60.0, "ada"),
+    rq.Inject("a#1", Injection.FILL_DISK, "i", 1, 2.0),
     rq.Restart("a", 1), rq.Retain("a"), rq.Retain("a", parse_keep("last=2,best=1:loss"), True),
 ]  # fmt: skip
 

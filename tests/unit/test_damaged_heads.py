@@ -14,7 +14,7 @@ from resilient_nb.core.explain import failure_text
 from resilient_nb.core.interval import mean_time_between_failures
 from resilient_nb.core.lifecycle import replay
 from resilient_nb.core.model import Cell, Job, JobState, RankEnd
-from resilient_nb.core.recovery import Diagnosis, after_damage, decide, diagnose
+from resilient_nb.core.recovery import Case, Diagnosis, after_damage, decide, diagnose
 from resilient_nb.errors import CheckpointError, CorruptCheckpoint
 from resilient_nb.rank.failure import pack_error
 from resilient_nb.testing.builders import (
@@ -73,7 +73,7 @@ def test_it_goes_on_from_the_one_before_at_once_or_not_at_all() -> None:
 def test_damage_isnt_in_the_users_budget() -> None:
     past = [a_failure(rc.DAMAGED, step=step) for step in range(5)]
     mine = Diagnosis(rc.USER_ERROR, "boom", 0, 50, an_error("OSError"))
-    assert decide(mine, past, 1, 1).retry
+    assert decide(mine, Case(past, retries=1)).retry
 
 
 def test_it_doesnt_count_as_a_failure_of_the_gang() -> None:

@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,8 +21,9 @@ from resilient_nb.control.commands import Commands
 from resilient_nb.control.engine import Engine, Shell
 from resilient_nb.control.launching import LAUNCH_PATIENCE, ORDER_AGAIN
 from resilient_nb.core import dependencies, recovery
+from resilient_nb.core.events import JournalSalvaged
 from resilient_nb.core.interval import PRESUMED
-from resilient_nb.core.lifecycle import replay
+from resilient_nb.core.lifecycle import evolve, replay
 from resilient_nb.core.model import (
     Cadence,
     Job,
@@ -34,7 +35,8 @@ from resilient_nb.core.model import (
     StopReason,
 )
 from resilient_nb.core.policy import GroupRule, Policy
-from resilient_nb.errors import InvalidRequest, NotAllowed
+from resilient_nb.core.world import World
+from resilient_nb.errors import InvalidRequest, JournalFailed, NotAllowed
 from resilient_nb.testing.builders import (
     a_checkpoint,
     a_report,
@@ -90,6 +92,13 @@ class Desk:
 
     def prepared(self, epoch: int = 1, host: str = "h0", **changes: Any) -> None:
         self.report(host, orders.Prepared("digits#1", epoch, 4000), **changes)
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass while the engine is there: what it doesn't see counts for nobody."""
+        self.engine.tick()
+        for _ in range(int(seconds)):
+            self.clock.advance(1.0)
+            self.engine.tick()
 
     def running(self, workers: int = 1, hosts: tuple[str, ...] = ("h0",), slots: int = 2) -> Job:
         """Bring a job to RUNNING on hosts with `slots` each."""
@@ -256,9 +265,11 @@ def test_an_older_attempts_facts_are_ignored_and_its_ranks_ended(desk: Desk) -> 
     assert desk.of(orders.Kill) == [("h0", orders.Kill("digits#1", 1))]
 
 
-def test_ranks_of_jobs_that_nobody_knows_are_ended(desk: Desk) -> None:
-    desk.report(ranks=(a_row("ghost#4", 3),))
-    assert desk.launcher.orders == [("h0", orders.Kill("ghost#4", 3))]
+def test_ranks_of_jobs_that_nobody_knows_are_asked_to_leave(desk: Desk) -> None:
+    """Not killed: it may be the journal that has lost something."""
+    for _ in range(3):
+        desk.report(ranks=(a_row("ghost#4", 3),))
+    assert desk.launcher.orders == [("h0", orders.Leave("ghost#4", 3, 600.0))]
 
 
 def test_an_unreadable_fact_doesnt_hold_up_the_others(desk: Desk) -> None:
@@ -421,6 +432,18 @@ def test_an_append_that_fails_changes_nothing_and_is_done_again(desk: Desk) -> N
     desk.report("h0", done(an_end(0)))
     assert desk.job().state is JobState.SUCCEEDED
     assert desk.world_is_journal()
+
+
+def test_a_look_that_fails_keeps_no_job_from_its_start(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.running()
+    desk.report("h0", done(an_end(0, Outcome.EXITED, signal=9)))
+    desk.engine.queue.stale = True
+    monkeypatch.setattr(desk.engine.judging, "look", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        desk.engine.tick()
+    assert not desk.engine.queue.stale
 
 
 # --- orders that don't arrive ---
@@ -611,12 +634,10 @@ def test_a_new_engine_concludes_a_gang_that_had_ended(desk: Desk) -> None:
 def test_a_host_that_never_comes_back_loses_its_ranks(desk: Desk) -> None:
     desk.running()
     desk.restart()
-    desk.report("h1")
-    desk.clock.advance(desk.settings.adopt_grace - 0.5)
-    desk.engine.tick()
+    desk.wait(desk.settings.adopt_grace - 1)
     assert desk.job().state is JobState.RUNNING
-    desk.clock.advance(0.5)
-    desk.engine.tick()
+    desk.report("h1")
+    desk.wait(1)
     desk.report("h1")
     job = desk.job()
     assert (job.state, job.epoch, job.placement[0].host) == (JobState.STARTING, 2, "h1")
@@ -629,8 +650,7 @@ def test_a_host_that_never_comes_back_loses_its_ranks(desk: Desk) -> None:
 def test_a_silent_hosts_ranks_are_adopted_within_the_grace(desk: Desk) -> None:
     desk.running()
     desk.engine.agent_gone("tcp://h0")
-    desk.clock.advance(desk.settings.adopt_grace - 1)
-    desk.engine.tick()
+    desk.wait(desk.settings.adopt_grace - 1)
     desk.report(ranks=rows_of([0]), agent="tcp://h0-again")
     desk.clock.advance(desk.settings.adopt_grace)
     desk.engine.tick()
@@ -649,10 +669,10 @@ def test_a_host_with_another_agent_isnt_silent(desk: Desk) -> None:
 
 def test_a_lost_host_is_replaced_and_its_ranks_ended_when_it_returns(desk: Desk) -> None:
     desk.running()
-    desk.report("h1")
     desk.engine.agent_gone("tcp://h0")
-    desk.clock.advance(desk.settings.adopt_grace)
-    desk.engine.tick()
+    desk.wait(desk.settings.adopt_grace - 1)
+    desk.report("h1")
+    desk.wait(1)
     desk.report("h1")
     assert desk.job().placement[0].host == "h1"
     assert "h0" not in desk.engine.hosts.names()
@@ -674,9 +694,9 @@ def test_a_rank_counted_as_lost_that_lives_holds_its_slot_and_is_ended(desk: Des
     """h0 was silent too long, comes back while the gang's other rank is still ending."""
     desk.running(workers=2, hosts=("h0", "h1"), slots=1)
     desk.engine.agent_gone("tcp://h0")
-    desk.clock.advance(desk.settings.adopt_grace)
+    desk.wait(desk.settings.adopt_grace - 1)
     desk.report("h1", ranks=rows_of([1]), slots=1)
-    desk.engine.tick()
+    desk.wait(1)
     assert desk.job().state is JobState.STOPPING
     assert desk.job().ends[0].outcome is Outcome.LOST
     desk.launcher.orders.clear()
@@ -691,11 +711,11 @@ def test_two_hosts_lost_at_once_cost_one_failure(desk: Desk, finished: int) -> N
     """The gang ends with the first of them; the second must not fail the next attempt."""
     desk.running(workers=2, hosts=("h0", "h1"), slots=1)
     desk.report(f"h{finished}", done(an_end(finished)), slots=1)
-    desk.report("h2", slots=2)
     desk.engine.agent_gone("tcp://h0")
     desk.engine.agent_gone("tcp://h1")
-    desk.clock.advance(desk.settings.adopt_grace)
-    desk.engine.tick()
+    desk.wait(desk.settings.adopt_grace - 1)
+    desk.report("h2", slots=2)
+    desk.wait(1)
     desk.report("h2", slots=2)
     job = desk.job()
     assert [failure.cause for failure in job.failures] == [recovery.HOST_LOST]
@@ -878,14 +898,17 @@ RUNS, USERS = ["a", "b", "c", "d"], ["ada", "ben", "eva"]
 def specs(draw: st.DrawFn) -> JobSpec:
     """What users submit: some elastic, some urgent, some after others, some for maintenance."""
     workers = draw(st.integers(1, 4))
+    after = draw(st.sampled_from([(), (), ("a",), ("b",)]))
     return a_spec(
         workers,
+        out=draw(st.sampled_from([(), ("x",)])),
+        inputs=("x",) if after and draw(st.booleans()) else (),
         retries=1,
         max_workers=draw(st.sampled_from([0, 0, workers + 1])),
         scaling=draw(st.sampled_from(Scaling)),
         priority=draw(st.sampled_from(Priority)),
         admin=draw(st.booleans()) and draw(st.booleans()),
-        after=draw(st.sampled_from([(), (), ("a",), ("b",)])),
+        after=after,
     )
 
 
@@ -898,6 +921,7 @@ class Storm(RuleBasedStateMachine):
         self.cluster = FakeCluster(Path(self._folder.name), {"h0": 3, "h1": 1, "h2": 1})
         self.requests = 0
         self.lost = False
+        self.replayed, self.read = World(), 0  # what the journal tells, and how much was read
 
     @contextlib.contextmanager
     def losing_orders(self, lose: bool) -> Iterator[None]:
@@ -909,7 +933,7 @@ class Storm(RuleBasedStateMachine):
 
     def ask(self, request: object, user: str) -> None:
         """What users ask; what they are refused changes nothing."""
-        with contextlib.suppress(InvalidRequest, NotAllowed):
+        with contextlib.suppress(InvalidRequest, NotAllowed, JournalFailed):
             Commands(self.cluster.engine, "x")(request, user)
 
     @rule(run=st.sampled_from(RUNS), user=st.sampled_from(USERS), spec=specs(), begin=st.booleans())
@@ -927,16 +951,16 @@ class Storm(RuleBasedStateMachine):
         self, half_life: float, preemption: bool, patience: float, reserve: int
     ) -> None:
         groups = {"vision": GroupRule(2.0, ("ada",)), "speech": GroupRule(1.0, ("ben", "eva"))}
-        self.cluster.engine.set_policy(
-            Policy(
-                half_life=half_life,
-                preemption=preemption,
-                patience=patience,
-                quantum=patience / 10,
-                admin_reserve=reserve,
-                groups=groups,
-            )
+        policy = Policy(
+            half_life=half_life,
+            preemption=preemption,
+            patience=patience,
+            quantum=patience / 10,
+            admin_reserve=reserve,
+            groups=groups,
         )
+        with contextlib.suppress(JournalFailed):
+            self.cluster.engine.set_policy(policy)
 
     @rule(host=st.sampled_from(["h0", "h1", "h2"]), busy=st.integers(0, 1))
     def dask_tasks_come_and_go(self, host: str, busy: int) -> None:
@@ -959,6 +983,15 @@ class Storm(RuleBasedStateMachine):
         run = data.draw(st.sampled_from(sorted(self.cluster.engine.world.runs)))
         with self.losing_orders(lose):
             self.ask(rq.Cancel(run), self.cluster.settings.user)
+
+    @precondition(lambda self: self.cluster.engine.world.jobs)
+    @rule(data=st.data(), anyway=st.booleans())
+    def retry(self, data: st.DataObject, anyway: bool) -> None:
+        jobs = self.cluster.engine.world.jobs
+        job = jobs[data.draw(st.sampled_from(sorted(jobs)))]
+        self.requests += 1
+        request = rq.Retry(job.id, f"r{self.requests}", job.epoch, anyway)
+        self.ask(request, job.spec.user)
 
     @rule(host=st.sampled_from(["h0", "h1", "h2"]), acknowledge=st.booleans(), lose=st.booleans(),
           data=st.data())  # fmt: skip
@@ -986,8 +1019,21 @@ class Storm(RuleBasedStateMachine):
         else:
             self.cluster.hosts[host].agent = True
 
+    @rule(full=st.booleans())
+    def the_journals_disk_fills_up_or_is_freed(self, full: bool) -> None:
+        self.cluster.journal.full = full
+
     @rule()
     def control_restarts(self) -> None:
+        self.cluster.restart_engine()
+
+    @rule(events=st.integers(1, 12))
+    def the_journal_loses_its_last_events(self, events: int) -> None:
+        journal = self.cluster.journal
+        kept = list(journal.events())[:-events]
+        self.cluster.journal = MemoryJournal()
+        self.cluster.journal.append([*kept, JournalSalvaged(self.cluster.clock(), "Damaged.")])
+        self.replayed, self.read = World(), 0
         self.cluster.restart_engine()
 
     @rule(host=st.sampled_from(["h0", "h1", "h2"]))
@@ -995,8 +1041,9 @@ class Storm(RuleBasedStateMachine):
         self.cluster.hosts[host].crash()
 
     @precondition(lambda self: self.cluster.live())
-    @rule(data=st.data(), how=st.sampled_from(["finish", "raise", "kill", "checkpoint", "leave"]),
-          told=st.booleans(), lose=st.booleans())  # fmt: skip
+    @rule(data=st.data(), told=st.booleans(), lose=st.booleans(),
+          how=st.sampled_from(
+              ["finish", "raise", "kill", "checkpoint", "leave", "lack"]))  # fmt: skip
     def a_rank_does(self, data: st.DataObject, how: str, told: bool, lose: bool) -> None:
         name, key = data.draw(st.sampled_from(self.cluster.live()))
         host = self.cluster.hosts[name]
@@ -1009,7 +1056,12 @@ class Storm(RuleBasedStateMachine):
             case "kill":
                 host.end(rank, Outcome.EXITED, signal=9)
             case "checkpoint" if rank.rank == 0:
-                host.write_checkpoint(rank, self.cluster.engine.world.runs[key[0][0]].head)
+                run = self.cluster.engine.world.runs.get(key[0][0])
+                host.write_checkpoint(rank, run.head if run is not None else None)
+            case "lack" if rank.attempt.inputs:
+                source = rank.attempt.inputs[0]
+                error = an_error("InputLost", lost_input=f"{source.run}#{source.number}")
+                host.end(rank, Outcome.FAILED, exit_code=1, error=error)
             case "leave" if rank.leaving:
                 host.end(rank, Outcome.LEFT, exit_code=0)
         if told:
@@ -1018,7 +1070,20 @@ class Storm(RuleBasedStateMachine):
 
     @invariant()
     def the_world_is_whole_and_in_the_journal(self) -> None:
-        assert world_problems(self.cluster.engine.world) == []
+        world, events = self.cluster.engine.world, list(self.cluster.journal.events())
+        assert world_problems(world) == []
+        self.replayed = reduce(evolve, events[self.read :], self.replayed)
+        self.read = len(events)
+        assert self.replayed == world
+
+    @invariant()
+    def each_attempt_that_failed_has_one_decision(self) -> None:
+        for job in self.cluster.engine.world.jobs.values():
+            epochs = [failure.epoch for failure in job.failures]
+            assert len(set(epochs)) == len(epochs) <= job.attempts
+            stopped = [failure.decision == "stop" for failure in job.failures]
+            assert not any(stopped[:-1])
+            assert (job.state is JobState.FAILED) == (stopped[-1:] == [True])
 
     @invariant()
     def no_host_has_more_slots_leased_than_it_has(self) -> None:
@@ -1050,7 +1115,7 @@ class Storm(RuleBasedStateMachine):
 
     def _calm(self) -> None:
         """No more faults: within a few minutes of the clock every job has ended."""
-        self.cluster.losing = False
+        self.cluster.losing = self.cluster.journal.full = False
         self.cluster.engine.set_policy(Policy())
         for host in self.cluster.hosts.values():
             host.agent = True
@@ -1074,15 +1139,13 @@ class Storm(RuleBasedStateMachine):
         """A rank leaves if told to, and finishes if its gang is whole; else it hangs."""
         job, epoch = rank.attempt.job, rank.attempt.epoch
         live = {key[2] for _, key in self.cluster.live() if key[:2] == (job, epoch)}
-        ended = self.cluster.engine.world.jobs[job].ends if self._is_current(rank) else {}
+        known = self.cluster.engine.world.jobs.get(job)
+        ended = known.ends if known is not None and known.epoch == epoch else {}
         finished = {r for r, end in ended.items() if end.outcome is Outcome.FINISHED}
         if rank.leaving:
             host.end(rank, Outcome.LEFT, exit_code=0)
         elif live | finished >= set(range(rank.attempt.world_size)):
             host.end(rank, Outcome.FINISHED, exit_code=0)
-
-    def _is_current(self, rank: FakeRank) -> bool:
-        return self.cluster.engine.world.jobs[rank.attempt.job].epoch == rank.attempt.epoch
 
 
 class LongStorm(Storm):

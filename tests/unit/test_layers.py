@@ -78,6 +78,11 @@ def test_control_and_agent_load_no_torch() -> None:
     assert found.isdisjoint({"torch", "IPython", "zarr"})
 
 
+def test_what_only_some_want_is_loaded_by_nobody_else() -> None:
+    found = loaded_by("import resilient_nb.control.plugin, resilient_nb.notebook.magic")
+    assert found.isdisjoint({"mlflow", "opentelemetry", "prometheus_client"})
+
+
 def test_the_shipped_builders_load_no_torch() -> None:
     found = loaded_by(f"import {', '.join(modules('testing'))}")
     assert found.isdisjoint({"torch", "distributed", "IPython", "hypothesis", "pytest"})

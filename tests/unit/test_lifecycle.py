@@ -16,6 +16,7 @@ from resilient_nb.core.lineage import imported
 from resilient_nb.core.model import (
     Checkpoint,
     Failure,
+    Futile,
     JobState,
     Keep,
     Outcome,
@@ -91,6 +92,8 @@ any_event: st.SearchStrategy[ev.Event] = st.one_of(
     st.builds(ev.GangReserved, times, jobs, epochs, placements),
     st.builds(ev.GangStarted, times, jobs, epochs),
     st.builds(ev.StopRequested, times, jobs, st.sampled_from(StopReason), texts),
+    st.builds(ev.StopProposed, times, jobs, st.sampled_from(Futile), st.tuples(texts)),
+    st.builds(ev.ProposalWithdrawn, times, jobs, st.sampled_from(Futile)),
     st.builds(ev.RankEnded, times, jobs, epochs, ends),
     st.builds(ev.JobRequeued, times, jobs, epochs, st.none() | failures, times),
     st.builds(ev.JobSucceeded, times, jobs, epochs, st.just(("x",))),
@@ -244,7 +247,7 @@ class Histories(RuleBasedStateMachine):
         job = data.draw(st.sampled_from([j for j in self._holding() if j.gang_ended]))
         if job.stop is None:
             self.happen(ev.JobSucceeded(self._now(), job.id, job.epoch, job.spec.out))
-        elif job.stop is StopReason.CANCEL:
+        elif job.stop in (StopReason.CANCEL, StopReason.ENOUGH):
             self.happen(ev.JobCancelled(self._now(), job.id))
         elif job.stop is StopReason.VACATE:
             self.happen(ev.JobRequeued(self._now(), job.id, job.epoch))
@@ -574,3 +577,21 @@ def test_only_a_new_run_begins_with_an_import() -> None:
 
 def test_the_shipped_history_has_nothing_wrong() -> None:
     assert world_problems(a_history().world) == []
+
+
+def test_a_job_has_one_proposal_of_each_kind_until_it_is_withdrawn() -> None:
+    story = Story().submit()
+    kinds = {"late": Futile.LATE, "old": Futile.CONVERGED, "new": Futile.CONVERGED}
+    late, old, new = (
+        ev.StopProposed(story.now, story.job().id, kind, (text,)) for text, kind in kinds.items()
+    )
+    story.then(late, old, new)
+    assert [(p.kind, p.evidence) for p in story.job().proposals] == [
+        (Futile.LATE, ("late",)),
+        (Futile.CONVERGED, ("new",)),
+    ]
+    story.then(ev.ProposalWithdrawn(story.now, story.job().id, Futile.CONVERGED))
+    assert [p.kind for p in story.job().proposals] == [Futile.LATE]
+    story.cancel()
+    with pytest.raises(InvalidTransition):
+        story.then(late)

@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from resilient_nb.core.hangs import NEVER
 from resilient_nb.core.model import Cell, JobSpec, Keep
 from resilient_nb.core.names import Reference
 from resilient_nb.errors import InvalidRequest
+from resilient_nb.notebook.cell_options import CELL
 from resilient_nb.notebook.completion import Names, complete
 from resilient_nb.notebook.options import (
     CellOptions,
@@ -23,7 +25,7 @@ from resilient_nb.notebook.options import (
     parse_cell_line,
     parse_line,
 )
-from resilient_nb.notebook.verbs import CELL, NOT_YET_OPTIONS, VERBS
+from resilient_nb.notebook.verbs import VERBS
 
 # -- the cell magic
 
@@ -40,8 +42,11 @@ def test_all_options_of_a_cell() -> None:
     line = (
         "digits --workers 2:8 --scale-lr sqrt --memory 2GiB --cpus 0.5 --gpus 1 --priority=high "
         "--group vision --after prep,other#2 --duration 1h30m --admin --checkpoint-every 20 "
-        "--keep 5 --retries 0 --out model,history --resume digits@best --seed 7 --wait --dry-run "
-        "--replicas s3://bucket/copies,/mnt/copies --memory-copies 2 --compress zstd:3"
+        "--deadline 1d --on-nan lower-lr --spike 2.5 --stop-policy stop "
+        "--keep 5 --retries 0 --budgets network=10,memory=1 "
+        "--out model,history --resume digits@best --seed 7 --wait --dry-run "
+        "--replicas s3://bucket/copies,/mnt/copies --memory-copies 2 --compress zstd:3 "
+        "--hang-after 2m"
     )
     assert parse_cell_line(line) == CellOptions(
         name="digits",
@@ -54,13 +59,19 @@ def test_all_options_of_a_cell() -> None:
         group="vision",
         after=("prep", "other#2"),
         duration=5400.0,
+        deadline=86400.0,
+        on_nan="lower-lr",
+        spike=2.5,
+        stop_policy="stop",
         admin=True,
         checkpoint_every=Interval(steps=20),
         keep=Keep(last=5),
         compress="zstd:3",
         replicas=("s3://bucket/copies", "/mnt/copies"),
         memory_copies=2,
+        hang_after=120.0,
         retries=0,
+        budgets=(("network", 10), ("memory", 1)),
         out=("model", "history"),
         resume=Reference("digits", tag="best"),
         seed=7,
@@ -135,7 +146,12 @@ def test_checkpoint_overheads(typed: str, part: float) -> None:
         ("--worker 2", "unknown option --worker; did you mean --workers?"),
         ("--worker 2 digits", "unknown option --worker; did you mean --workers?"),
         ("-w 2", "unknown option -w."),
-        ("--deadline 2h", "--deadline is not available yet."),
+        ("--deadline soon", "--deadline takes a time such as 90m, 2h, 1h30m or 3d, not 'soon'."),
+        ("--on-nan retry", "--on-nan takes skip, lower-lr, stop or ignore, not 'retry'."),
+        ("--spike 1", "--spike takes a number above 1, such as 10 for ten times the usual, not"),
+        ("--spike much", "--spike takes a number above 1, such as 10 for ten times the usual"),
+        ("--spike 5 --on-nan ignore", "--spike 5 has losses looked at, and --on-nan ignore has"),
+        ("--stop-policy kill", "--stop-policy takes propose or stop, not 'kill'."),
         ("--compress gzip", "--compress takes zstd, or zstd:1 (fast, the default) to zstd:9, not"),
         ("--compress zstd:0", "--compress takes zstd, or zstd:1"),
         ("--compress zstd:10", "--compress takes zstd, or zstd:1"),
@@ -187,6 +203,8 @@ def test_checkpoint_overheads(typed: str, part: float) -> None:
         ("--memory 2", "--memory 2: of what? Write 2MiB or 2GiB."),
         ("--memory 2B", "--memory 2B: of what? Write 2MiB or 2GiB."),
         ("--memory 2G", "--memory 2G: write 2GiB (powers of 1024) or 2GB (powers of 1000)."),
+        ("--hang-after 0.5s", "--hang-after 0.5s is too short: no rank is heard of more often."),
+        ("--hang-after soon", "--hang-after takes a time such as 90m, 2h, 1h30m or 3d, not"),
         ("--memory much", "--memory takes a size such as 2GiB or 500MB, not 'much'."),
         ("--memory -2GiB", "--memory needs a value: --memory SIZE."),
         ("--memory 0GiB", "--memory 0GiB is no size of a memory; leave it out for any."),
@@ -220,6 +238,13 @@ def test_checkpoint_overheads(typed: str, part: float) -> None:
             "--priority hihg",
             "--priority takes low, normal, high or urgent, not 'hihg'; did you mean high?",
         ),
+        (
+            "--budgets gpu=3",
+            "--budgets: 'gpu' is no class of failures; there are memory, network, io, starts, "
+            "rollbacks, attempts.",
+        ),
+        ("--budgets memory", "--budgets memory: how often? Write memory=2."),
+        ("--budgets io=1,io=2", "--budgets names io twice."),
         ("--retries -1", "--retries takes a whole number from 0 to 100, not '-1'."),
         ("--retries 101", "--retries takes a whole number from 0 to 100, not '101'."),
         ("--seed 4294967296", "--seed takes a whole number from 0 to 4294967295, not '429"),
@@ -275,15 +300,11 @@ def test_what_is_wrong_with_a_cell_line_is_said(line: str, message: str) -> None
     assert str(caught.value).startswith(message)
 
 
-@pytest.mark.parametrize("option", sorted(NOT_YET_OPTIONS))
-def test_options_of_later_versions_are_refused_as_such(option: str) -> None:
-    with pytest.raises(InvalidRequest, match=f"{option} is not available yet"):
-        parse_cell_line(f"digits {option} 1")
-    assert option not in help_text("cell")
-
-
-def test_what_is_not_there_yet_is_neither_parsed_nor_described() -> None:
-    assert NOT_YET_OPTIONS.isdisjoint(option.flag for option in CELL.options)
+@pytest.mark.parametrize(
+    ("typed", "seconds"), [("auto", 0.0), ("30s", 30.0), ("2m", 120.0), ("never", NEVER)]
+)
+def test_how_patient_to_be(typed: str, seconds: float) -> None:
+    assert options_of(f"--hang-after {typed}").hang_after == seconds
 
 
 @pytest.mark.parametrize(
@@ -531,7 +552,6 @@ _WORDS = st.sampled_from(
         "--duration=1h",
         "-h",
         "tcp://h:1",
-        *NOT_YET_OPTIONS,
         *VERBS,
     ]
     + [option.flag for verb in (CELL, *VERBS.values()) for option in verb.options]
@@ -570,7 +590,7 @@ NAMES = Names(
         ("%%resilient --wor", ["--workers"]),
         ("%%resilient --w", ["--workers", "--wait"]),
         ("%%resilient --workers 2 --w", ["--wait"]),
-        ("%%resilient --wait --de", []),
+        ("%%resilient --wait --det", []),
         ("%%resilient --workers=2 --wo", []),
         ("%%resilient di", ["digits"]),
         ("%%resilient x --workers 2 di", []),
@@ -592,10 +612,10 @@ NAMES = Names(
         ("%%resilient x --after m", ["moons"]),
         ("%%resilient x --after digits#1,d", ["digits#1,digits#2", "digits#1,digits"]),
         ("%%resilient x --after=moons,", [f"--after=moons,{n}" for n in (*NAMES.jobs, "digits")]),
-        ("%resilient q", ["queue"]),
+        ("%resilient q", ["query", "queue"]),
         ("%resilient why digits#", ["digits#1", "digits#2"]),
         ("%resilient restart m", ["moons"]),
-        ("%resilient re", ["restart", "resume", "retain", "restore"]),
+        ("%resilient re", ["restart", "retry", "recap", "resume", "retain", "restore"]),
         ("%%resilient --keep a", ["auto", "all"]),
         ("%resilient retain di", ["digits"]),
         ("%resilient retain digits --keep=al", ["--keep=all"]),
@@ -609,7 +629,8 @@ NAMES = Names(
         ("%resilient tag digits@b", ["digits@best"]),
         ("%resilient tag digits@20 ", []),
         ("%resilient help up", ["up"]),
-        ("%resilient help c", ["connect", "cancel", "checkpoints", "cell"]),
+        ("%resilient help c", ["connect", "cancel", "checkpoints", "chaos", "cell"]),
+        ("%resilient chaos digits dr", ["drop-network"]),
         ("%resilient xyzzy ", []),
         ("%resilient", []),
         ("%resilientx ", []),

@@ -18,8 +18,8 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resilient_nb.errors import CheckpointError, CorruptCheckpoint
-from resilient_nb.storage import reading
+from resilient_nb.errors import CheckpointError, CorruptCheckpoint, InvalidRequest
+from resilient_nb.storage import corrupting, reading
 from resilient_nb.storage.encoding import codecs_of
 from resilient_nb.storage.local import LocalStore
 from resilient_nb.storage.reading import open_at, open_checkpoint
@@ -238,6 +238,28 @@ def test_a_damaged_chunk_is_never_returned(
     assert found.value.checkpoint == IDENTITY
     assert pickle.loads(pickle.dumps(found.value)).checkpoint == IDENTITY
     assert checkpoint.document("shared") == DOCUMENTS["shared"]
+
+
+def refuse(*_: object) -> int:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_what_is_damaged_already_cant_be_damaged_on_purpose(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(store, CHUNKS)
+    chunk = store.path(IDENTITY) / "m" / "x" / "c.0.0"
+    before = chunk.read_bytes()
+    flipped = corrupting.flip(str(store.path(IDENTITY)))
+    assert chunk.read_bytes() != before
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", refuse)
+        flipped.undo()  # it must not end who wants it mended
+    flipped.undo()
+    assert chunk.read_bytes() == before
+    empty(chunk, 0)
+    with pytest.raises(InvalidRequest, match="damaged already"):
+        corrupting.flip(str(store.path(IDENTITY)))
 
 
 @pytest.mark.parametrize(("damage", "offset"), [(flip, 0), (flip, 64), (empty, 0), (remove, 0)])

@@ -26,8 +26,19 @@ def codes(text: str) -> list[str]:
     return re.findall(r"`([^`]+)`", text)
 
 
+def toml_below(heading: str) -> str:
+    return README.partition(f"\n{heading}\n")[2].partition("```toml\n")[2].partition("```")[0]
+
+
+def test_the_alerts_are_read() -> None:
+    policy = policy_file.parse_policy(toml_below("## Alerts, measures, traces"), "README.md")
+    assert {rule.name for rule in policy.alerts} == {"loss is high", "data waits"}
+    assert {"ops", "mail", "page"} <= set(policy.channels)
+    assert policy.routes
+
+
 def test_the_policy_file_is_the_one_that_is_read() -> None:
-    text = README.partition("```toml\n")[2].partition("```")[0]
+    text = toml_below("### The policy file")
     blocks = re.findall(r"(?:^    .*\n|\n)+", policy_file.__doc__ or "", re.MULTILINE)
     assert text.strip() == textwrap.dedent(max(blocks, key=len)).strip()
     policy, plain = policy_file.parse_policy(text, "README.md"), Policy()

@@ -709,3 +709,15 @@ def test_the_verb_and_python_ask_for_the_same(monkeypatch: pytest.MonkeyPatch) -
     assert Run(plane, "digits").retain() == REPORT
     asked = rq.Retain("digits", Keep(5, 0, (Best(3, "loss"),)), True)
     assert plane.asked == [asked, asked, rq.Retain("digits")]
+
+
+def test_checkpoints_of_jobs_that_a_damaged_journal_has_lost_are_as_others() -> None:
+    old = a_checkpoint("digits#3", 5, epoch=7)
+    new = a_checkpoint("digits#3", 9, epoch=7, parent=old.id)
+    story = Story().then(
+        ev.JournalSalvaged(1.0, "A part is lost."),
+        ev.RunCreated(1.0, "digits"),
+        ev.CheckpointsFound(1.0, "digits", (old, new), new.id),
+    )
+    kept = Keep(last=1, thinning=Thinning.ALWAYS)
+    assert superfluous(story.world, "digits", kept) == (old.id,)

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 from resilient_nb.core.model import Scaling
-from resilient_nb.rank.scaling import Growth, ScaledRates, global_batch, rate_factor
+from resilient_nb.rank.scaling import (
+    Growth,
+    Lowered,
+    ScaledRates,
+    global_batch,
+    rate_factor,
+    scaled_rates,
+)
 from resilient_nb.testing.builders import an_attempt
 
 counts = st.integers(1, 64)
@@ -218,8 +225,6 @@ def growth(workers: int, rule: Scaling = Scaling.LINEAR) -> Growth:
         an_attempt(world_size=workers, workers=workers, base_workers=2, scaling=rule, elastic=True)
     )
     assert made is not None
-    if made.rates is not None:
-        made.rates.close()
     return made
 
 
@@ -245,4 +250,4 @@ def test_a_loop_without_batches_of_ours_says_by_how_much() -> None:
 
 def test_a_job_that_keeps_its_numbers_scales_nothing() -> None:
     assert Growth.of(an_attempt(world_size=4, workers=2, base_workers=1, elastic=True)) is None
-    assert growth(2).rates is None
+    assert scaled_rates(growth(2), Lowered()) is None

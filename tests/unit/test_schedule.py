@@ -19,6 +19,7 @@ from resilient_nb.core.model import Interval
 from resilient_nb.rank.batches import Place
 from resilient_nb.rank.boundary import Boundary, Parts
 from resilient_nb.rank.cost import QUIET, Costs
+from resilient_nb.rank.phases import Phases
 from resilient_nb.rank.schedule import FIRST_SECONDS, FIRST_STEPS, NEVER, Schedule
 
 PATIENCE = 20.0
@@ -343,7 +344,9 @@ class Saver:
 
 def test_the_boundary_times_saves_and_says_what_came_of_it() -> None:
     now = [0.0]
-    telemetry = SimpleNamespace(step=0, state="", cadence=None, total=None, latest=dict)
+    telemetry = SimpleNamespace(
+        step=0, state="", cadence=None, total=None, latest=dict, phases=Phases()
+    )
     saver, leaving = Saver(), SimpleNamespace(asked=False)
     parts: Any = Parts(Group(), Tracker(), saver, telemetry, leaving, None)  # type: ignore[arg-type]
     schedule = Schedule(Group(), AUTO, DAY, lambda: now[0])
@@ -358,5 +361,8 @@ def test_the_boundary_times_saves_and_says_what_came_of_it() -> None:
     assert telemetry.cadence is not None
     assert telemetry.cadence.every == SHORTEST  # on this clock a checkpoint costs nothing
     assert sum(looked) < 250
+    telemetry.phases.take()
+    parts.tracker.told(0.5)  # seconds for which the step waited for the snapshot
+    boundary.step_done(0, Place(0, 500))
+    assert telemetry.phases.take().checkpoint_s >= 0.5
     boundary.exit()
-    assert parts.tracker.told == schedule.waited

@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-import re
-import select
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
-from resilient_nb.core.model import Cell, Outcome, RankEnd
-from resilient_nb.supervisor.place import Place, listen, short_path
-from resilient_nb.testing.builders import an_attempt
-from resilient_nb.wire.frames import FrameReader, frame
+from resilient_nb.core.model import Outcome
+from resilient_nb.supervisor.place import Place, listen
+from resilient_nb.wire.frames import frame
 from resilient_nb.wire.orders import (
-    FACTS,
-    ORDERS,
     Acknowledge,
     Kill,
-    Launch,
     Leave,
     Note,
     Prepare,
@@ -37,155 +29,7 @@ from resilient_nb.wire.orders import (
     RankStarted,
     Shutdown,
 )
-
-ENTRY = "resilient_nb.testing.entries:scripted"
-PATIENCE = 10.0
-SHARES = re.compile(r"shares (\d+) slots from (\d+) with (\d+)\n")
-_numbers = itertools.count(1)
-
-
-def until(condition: Callable[[], Any], what: str) -> Any:
-    """Wait for a condition that no descriptor tells of."""
-    deadline = time.monotonic() + PATIENCE
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"still not: {what}"
-        select.select([], [], [], 0.01)
-    return found
-
-
-def gone(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
-
-
-class Agent:
-    """A plain client of the supervisor's socket; keeps all that it was told.
-
-    `job` is its own, so that tests can share a supervisor; `of` and `rows` show only that.
-    """
-
-    def __init__(self, place: Place) -> None:
-        self.socket = self._connect(place)
-        self.job = f"job{next(_numbers)}#1"
-        self._place = place
-        self.facts: dict[str, Any] = {}
-        self.samples: list[dict[str, Any]] = []
-        self.ranks: list[dict[str, Any]] = []
-        self.speaks: bool | None = None
-        self.closed = False
-        self._reader = FrameReader()
-
-    @staticmethod
-    def _connect(place: Place) -> socket.socket:
-        def attempt() -> socket.socket | None:
-            client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            name, fd = short_path(place.socket)
-            try:
-                client.connect(name)
-            except OSError:
-                client.close()
-                return None
-            finally:
-                if fd is not None:
-                    os.close(fd)
-            return client
-
-        return until(place.folder.exists, "folder") and until(attempt, "socket")
-
-    def send(self, *orders: object) -> None:
-        for order in orders:
-            self.socket.sendall(frame(ORDERS.pack(order)))
-
-    def hear(self, until: Callable[[], Any], timeout: float = PATIENCE) -> Any:
-        """Listen until the condition holds; return what it gives."""
-        deadline = time.monotonic() + timeout
-        while not (found := until()):
-            left = deadline - time.monotonic()
-            assert left > 0, f"heard only {self.facts}, {self.ranks}"
-            assert not self.closed, f"hung up after {list(self.facts)}"
-            if select.select([self.socket], [], [], left)[0]:
-                self._take(self.socket.recv(1 << 16))
-        return found
-
-    def _take(self, data: bytes) -> None:
-        self.closed = not data
-        for message in self._reader.feed(data):
-            self.speaks = message["speaks"]
-            if self.speaks:
-                self.ranks = message["ranks"]
-                self.samples += message["samples"]
-                self.facts.update({n: FACTS.unpack(dict(fact)) for n, fact in message["facts"]})
-
-    def of(self, kind: type[Any]) -> list[Any]:
-        return [f for f in self.facts.values() if isinstance(f, kind) and f.job == self.job]
-
-    @property
-    def rows(self) -> list[tuple[int, int, int]]:
-        """The job's live ranks as (epoch, rank, pid)."""
-        mine = [row for row in self.ranks if row["job"] == self.job]
-        return [(row["epoch"], row["rank"], row["pid"]) for row in mine]
-
-    def log(self, rank: int = 0, epoch: int = 1) -> str:
-        return self._place.log(self.job.partition("#")[0], 1, epoch, rank).read_text()
-
-    def ended(self, count: int = 1) -> list[RankEnd]:
-        """Wait for so many ends."""
-        done = self.hear(lambda: found if len(found := self.of(RankDone)) >= count else None)
-        return [fact.end for fact in done]
-
-    def order(self, source: str, count: int = 1, epoch: int = 1) -> Launch:
-        """The order to launch ranks that behave as `source` says."""
-        return Launch(an_attempt(self.job, epoch, count, cell=Cell(source)), 0, count)
-
-    def launch(self, source: str, count: int = 1, epoch: int = 1) -> list[int]:
-        """Launch ranks; return their pids when all of them have said hello."""
-        self.send(self.order(source, count, epoch))
-
-        def pids() -> list[int] | None:
-            found = [fact.pid for fact in self.of(RankStarted) if fact.epoch == epoch]
-            said = [fact for fact in self.of(Note) if fact.epoch == epoch]
-            return found if len(found) == len(said) == count else None
-
-        return list(self.hear(pids))
-
-    def close(self) -> None:
-        self.socket.close()
-
-
-class Host:
-    """A supervisor of its own folder, as a process that the test can kill and wait for."""
-
-    def __init__(self, folder: Path, orphan_grace: float = 60.0) -> None:
-        self.place = Place(folder)
-        self.place.make()
-        self.processes: list[subprocess.Popen[bytes]] = []
-        self.agents: list[Agent] = []
-        self._grace = orphan_grace
-        self.process = self.start()
-
-    def start(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "resilient_nb.supervisor", str(self.place.folder)]
-        command += ["--entry", ENTRY, "--orphan-grace", str(self._grace)]
-        with self.place.output.open("ab") as output:
-            process = subprocess.Popen(
-                command, stdout=output, stderr=output, start_new_session=True
-            )
-        self.processes.append(process)
-        return process
-
-    def agent(self) -> Agent:
-        agent = Agent(self.place)
-        self.agents.append(agent)
-        return agent
-
-    def end(self) -> None:
-        for agent in self.agents:
-            agent.close()
-        for process in self.processes:
-            process.kill()  # ranks die with it
-            process.wait(PATIENCE)
+from tests.unit.supervised import PATIENCE, SHARES, Agent, Host, gone, until
 
 
 @pytest.fixture
@@ -425,6 +269,14 @@ def test_leave_again_doesnt_prolong_the_grace(agent: Agent) -> None:
     assert end.ordered
 
 
+def test_who_is_in_a_hurry_shortens_the_grace(agent: Agent) -> None:
+    """It had all the time to go on elsewhere, and now its user cancels it."""
+    agent.launch("deaf")
+    agent.send(Leave(agent.job, 1, grace=600.0), Leave(agent.job, 1, grace=0.5))
+    [end] = agent.ended()
+    assert end.ordered
+
+
 def test_orders_for_another_attempt_do_nothing(agent: Agent) -> None:
     [pid] = agent.launch("train", epoch=4)
     agent.send(
@@ -595,6 +447,32 @@ def test_an_agent_that_talks_nonsense_doesnt_end_the_ranks(host: Host, junk: byt
     agent.close()
     second = host.agent()
     second.hear(lambda: second.ranks)
+    assert not gone(pid)
+
+
+def test_an_order_that_goes_wrong_doesnt_end_the_ranks(host: Host) -> None:
+    agent = host.agent()
+    [pid] = agent.launch("deaf")
+    done = f"{agent.job}/2/0/done"
+    agent.send(agent.order("exit 0", epoch=2))
+    agent.hear(lambda: done in agent.facts)
+    log = host.place.log(agent.job.partition("#")[0], 1, 2, 0)
+    log.unlink()
+    log.mkdir()  # it can't be removed as a file is
+    agent.send(Acknowledge((done,)), agent.order("exit 0", epoch=3))
+    agent.hear(lambda: f"{agent.job}/3/0/done" in agent.facts)
+    assert not gone(pid)
+
+
+def test_a_rank_that_talks_nonsense_ends_alone(host: Host) -> None:
+    """Its cell may write to any descriptor of its process."""
+    agent = host.agent()
+    [pid] = agent.launch("deaf")
+    code = "import sys; sys._getframe(1).f_locals['channel'].sendall(b'\\0\\0\\0\\1\\xc1')"
+    agent.send(agent.order(f"python {code}", epoch=2))
+    until(lambda: "was not understood" in host.place.output.read_text(), "it is said")
+    agent.send(Kill(agent.job, 2))
+    agent.hear(lambda: f"{agent.job}/2/0/done" in agent.facts)
     assert not gone(pid)
 
 

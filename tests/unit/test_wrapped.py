@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from resilient_nb.rank.boundary import Boundary, Parts
 from resilient_nb.rank.gradients import GradientAveraging, averages_itself, left_out
+from resilient_nb.rank.phases import Phases
 from resilient_nb.rank.state import Tracker
 
 
@@ -46,7 +47,8 @@ def a_boundary(namespace: dict[str, Any], notes: list[str]) -> tuple[Boundary, T
     schedule: Any = SimpleNamespace(
         waited=None, plan=lambda _: None, look=lambda _: 1, resume=lambda: None
     )
-    rest: list[Any] = [team, tracker, None, SimpleNamespace(), SimpleNamespace(asked=False), None]
+    telemetry, leaving = SimpleNamespace(phases=Phases()), SimpleNamespace(asked=False)
+    rest: list[Any] = [team, tracker, None, telemetry, leaving, None]
     parts = Parts(*rest)
     return Boundary(parts, schedule, None, notes.append), team
 

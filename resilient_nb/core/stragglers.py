@@ -1,0 +1,66 @@
+"""Which rank of a gang keeps the others waiting, by the time that each computes for a step.
+
+Ranks that are averaged at every step all take as long as the slowest: only what they compute
+themselves, without their wait for others, tells them apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import median_low
+
+#: A rank is slow that takes more than so many times what is usual in its gang, in so many steps
+#: in a row, over so many seconds. What is less than the last, in seconds, isn't worth a restart.
+FACTOR, STEPS, SECONDS, _WORTH = 2.0, 20, 5.0, 0.002
+#: Ranks are compared over at least so many steps at a time: one alone says little.
+WINDOW = 5
+
+
+@dataclass(frozen=True)
+class Made:
+    """Steps that a rank has made, and the seconds that it computed for them."""
+
+    steps: int = 0
+    compute_s: float = 0.0
+
+    def __add__(self, other: Made) -> Made:
+        return Made(self.steps + other.steps, self.compute_s + other.compute_s)
+
+
+@dataclass(frozen=True)
+class Straggler:
+    """A rank that was slow for long, and what a step takes it and the others, in seconds."""
+
+    rank: int
+    takes: float
+    usual: float
+
+
+class Race:
+    """The latest steps of a gang's ranks, and since when each is slow."""
+
+    def __init__(self, ranks: int) -> None:
+        self._window = dict.fromkeys(range(ranks), Made())
+        self._slow = dict.fromkeys(range(ranks), Made())
+        self._behind = set(self._window)  # who hasn't made a window's steps
+
+    def add(self, rank: int, made: Made) -> Straggler | None:
+        """Take more steps of a rank; return who straggles, if that shows now."""
+        self._window[rank] += made
+        if self._window[rank].steps >= WINDOW:
+            self._behind.discard(rank)
+        return None if self._behind else self._compare()
+
+    def _compare(self) -> Straggler | None:
+        takes = {r: made.compute_s / made.steps for r, made in self._window.items()}
+        usual = median_low(takes.values())
+        for rank, made in self._window.items():
+            slow = takes[rank] > FACTOR * usual and takes[rank] - usual > _WORTH
+            self._slow[rank] = self._slow[rank] + made if slow else Made()
+        self._window = dict.fromkeys(takes, Made())
+        self._behind = set(takes)
+        long = [r for r, s in self._slow.items() if s.steps >= STEPS and s.compute_s >= SECONDS]
+        if not long:
+            return None
+        worst = max(long, key=lambda r: (takes[r], -r))
+        return Straggler(worst, takes[worst], usual)

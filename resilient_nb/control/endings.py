@@ -135,6 +135,7 @@ class Endings:
             fruitless += 1
         spec = job.spec
         return Case(
+            run=job.run,
             past=job.failures,
             retries=spec.retries,
             fruitless=fruitless,

@@ -30,6 +30,7 @@ class Case:
             nobody who could tell; 0: no worker says.
         back_to: the checkpoint that a job which diverged goes on from; None: from the beginning.
         budgets: what its user has set the other classes' budgets to, by `BUDGETS`.
+        run: the job's, by which people name it.
     """
 
     past: Sequence[Failure] = ()
@@ -43,6 +44,7 @@ class Case:
     room: int | None = None
     back_to: Checkpoint | None = None
     budgets: Mapping[str, int] = field(default_factory=dict)
+    run: str = "RUN"
 
     def budget(self, name: str) -> int:
         """Return how often one class of failures is tried again."""

@@ -132,7 +132,7 @@ def _memory(diagnosis: Diagnosis, case: Case) -> Verdict:
         return Verdict(
             False,
             f"More memory was tried {tries} times, and wasn't enough. Give it more yourself "
-            "(%resilient retry JOB --memory SIZE), or have the cell use less.",
+            f"(%resilient retry {case.run} --memory SIZE), or have the cell use less.",
             spent="memory",
         )
     had = case.memory or diagnosis.peak * case.ranks
@@ -212,7 +212,7 @@ def _diverged(diagnosis: Diagnosis, case: Case) -> Verdict:
         return Verdict(
             False,
             f"It went back {tries} times, and diverged again. Look at the cell and its data; "
-            f"another policy may help (%resilient retry JOB --on-nan {other}).",
+            f"another policy may help (%resilient retry {case.run} --on-nan {other}).",
             spent="rollbacks",
         )
     bad, old = diagnosis.step + 1, case.remedy

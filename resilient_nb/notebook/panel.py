@@ -330,13 +330,20 @@ def traceback_text(error: RemoteError, label: str) -> str:
 def _frames(frames: Sequence[Frame], cell: str, label: str) -> list[str]:
     lines = []
     for frame in frames:
-        place = label if frame.filename == cell and label else f'File "{frame.filename}"'
+        own = frame.filename == cell and label
+        place = label if own else f'File "{_shortened(frame.filename)}"'
         inside = "" if frame.name == "<module>" else f", in {frame.name}"
         lines.append(words.one_line(f"{place}, line {frame.lineno}{inside}"))
         if frame.line.strip():
             lead = "--> " if frame.filename == cell else "    "
             lines.append(f"{lead}{words.one_line(frame.line)}")
     return [f"  {line}" for line in lines]
+
+
+def _shortened(path: str) -> str:
+    """Return the end of a library's path: where it is installed says nothing, and takes a line."""
+    _, installed, rest = path.partition("site-packages/")
+    return f"…/{rest}" if installed else path
 
 
 def _ranks(ranks: Sequence[LiveRank]) -> Table:

@@ -68,7 +68,7 @@ weight = model.weight.detach().clone()
 
 
 def test_a_finished_run_trains_longer(client: Client) -> None:
-    whole = submit(client, "whole", LONGER.format(steps=20, stop=99), 1, ("weight",))
+    whole = submit(client, "uncut", LONGER.format(steps=20, stop=99), 1, ("weight",))
     finish(client, whole)
     for every in (5, 7):
         name = f"longer-{every}"
@@ -83,11 +83,11 @@ def test_a_finished_run_trains_longer(client: Client) -> None:
 
 
 def test_a_broken_loop_keeps_and_tags_its_last_update(client: Client) -> None:
-    job = submit(client, "broken", LONGER.format(steps=50, stop=11), 1, ("weight",))
+    job = submit(client, "cut-short", LONGER.format(steps=50, stop=11), 1, ("weight",))
     view = finish(client, job)
     assert view.state is JobState.SUCCEEDED
     assert view.step == 12
-    state = Run(client, "broken").load("last", only="model")
+    state = Run(client, "cut-short").load("last", only="model")
     assert state["weight"].equal(results(client, job)["weight"])
 
 

@@ -38,7 +38,7 @@ def test_a_crash_at_one_step_is_tried_once_more_and_then_a_person_may(
 ) -> None:
     gate = f"{tmp_path}/open"
     cell = FAILS.format(gate=gate, fault="ctypes.string_at(0)")
-    job = submit(client, "segv", cell, workers=1, out=("steps",), every=Interval(steps=5))
+    job = submit(client, "crashing", cell, workers=1, out=("steps",), every=Interval(steps=5))
     view = finish(client, job)
     assert view.state is JobState.FAILED
     found = [(f.cause, f.decision, f.step) for f in view.failures]
@@ -46,12 +46,12 @@ def test_a_crash_at_one_step_is_tried_once_more_and_then_a_person_may(
     assert "string_at" in view.failures[0].stacks
     assert view.failures[0].lost_steps == 2
     assert 0 < view.failures[0].down_s < 5
-    with pytest.raises(InvalidRequest, match="resilient retry segv --anyway"):
-        resilient("retry", "segv")
+    with pytest.raises(InvalidRequest, match="resilient retry crashing --anyway"):
+        resilient("retry", "crashing")
     open(gate, "w").close()
-    assert "goes on from step 5" in resilient("retry", "segv", "--anyway")
-    assert finish(client, "segv#2").state is JobState.SUCCEEDED
-    assert results(client, "segv#2")["steps"] == list(range(10))
+    assert "goes on from step 5" in resilient("retry", "crashing", "--anyway")
+    assert finish(client, "crashing#2").state is JobState.SUCCEEDED
+    assert results(client, "crashing#2")["steps"] == list(range(10))
 
 
 def test_a_dead_letter_is_listed_and_requeued(client: Client, tmp_path: object) -> None:

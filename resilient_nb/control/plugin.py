@@ -326,6 +326,9 @@ class ControlPlugin(SchedulerPlugin):
         message = build(Report, report)
         self._cordon.agent_said(message.agent, message.host, message.slots)
         reply: dict[str, Any] = plain(self._engine.report(message))
+        if message.agent not in self._scheduler.workers:
+            # Its last words: it left while they were on their way, and has no slots any more.
+            self._engine.agent_gone(message.agent)
         return {**reply, "cluster_id": self._engine.world.cluster_id}
 
     @property

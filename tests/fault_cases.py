@@ -15,8 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from resilient_nb.core.model import Futile, Injection, JobState, Resources
-from resilient_nb.core.recovery import (
+from resilient_nb.core.causes import (
     ALLOCATION,
     CRASH,
     DAMAGED,
@@ -32,6 +31,7 @@ from resilient_nb.core.recovery import (
     SILENT_EXIT,
     USER_ERROR,
 )
+from resilient_nb.core.model import Futile, Injection, JobState, Resources
 from resilient_nb.wire.requests import Inject
 from tests import fault_data as data
 from tests.fault_checks import (

@@ -6,8 +6,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from resilient_nb.core.causes import DISK_FULL, INPUT_LOST
 from resilient_nb.core.model import Injection, Interval, JobState, OnNan, StopPolicy
-from resilient_nb.core.recovery import DISK_FULL, INPUT_LOST
 from resilient_nb.storage.reading import open_checkpoint
 from resilient_nb.wire.requests import Inject
 from tests.fault_checks import GOES_ON, PROPOSED, REMADE, STOPPED, but, goes_on, kill, once

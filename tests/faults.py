@@ -17,7 +17,7 @@ import time
 import traceback
 from dataclasses import dataclass
 
-from resilient_nb.core.recovery import HOST_LOST
+from resilient_nb.core.causes import HOST_LOST
 from tests.fault_cases import CASES, RETRY, Case
 from tests.fault_checks import MOVED
 from tests.fault_hosts import straggler_moved

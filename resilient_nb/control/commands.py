@@ -438,7 +438,7 @@ class Commands:
     def _recap(self, request: rq.Recap) -> RecapReport:
         engine, now = self._engine, self._engine.now()
         steps = {
-            job.id: max((row.step for row in engine.live.of(job.id).ranks), default=0)
+            job.id: max((row.step for row in engine.live.rows(job.id)), default=0)
             for job in engine.world.open.values()
             if job.state.holds_gang
         }

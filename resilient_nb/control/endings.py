@@ -11,15 +11,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from resilient_nb.core import chaos, proposals, recovery
+from resilient_nb.core import causes, chaos, proposals, recovery
 from resilient_nb.core import events as ev
+from resilient_nb.core.case import Case, Verdict, in_a_row, kept_until
 from resilient_nb.core.damage import known_damaged, newest_finite, newest_whole
-from resilient_nb.core.diagnosis import joined_stacks
+from resilient_nb.core.diagnosis import Diagnosis, diagnose, joined_stacks
 from resilient_nb.core.divergence import first_bad
 from resilient_nb.core.inputs import remake
 from resilient_nb.core.model import Checkpoint, Failure, Job, Outcome, RankEnd, Run, StopReason
 from resilient_nb.core.queue import Host
-from resilient_nb.core.recovery import Case, Diagnosis, Verdict
 from resilient_nb.core.room import most_memory
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Endings:
 
     def _failed(self, job: Job, now: float) -> None:
         run = self._engine.world.runs[job.run]
-        diagnosis = recovery.diagnose(list(job.ends.values()), run.head)
+        diagnosis = diagnose(list(job.ends.values()), run.head)
         start = self._start(job, run, diagnosis)
         case = self._case(job, diagnosis, start)
         verdict = recovery.decide(diagnosis, case)
@@ -99,15 +99,15 @@ class Endings:
         else:
             end = ev.JobFailed(now, job.id, job.epoch, failure)
         self._engine.record(*moved, end, *first)
-        if diagnosis.cause == recovery.DISK_FULL and verdict.retry:
+        if diagnosis.cause == causes.DISK_FULL and verdict.retry:
             self._engine.keeping.lacks_room(job)
 
     def _start(self, job: Job, run: Run, diagnosis: Diagnosis) -> Checkpoint | None:
         """Return the checkpoint that another attempt goes on from; None: from the beginning."""
         world = self._engine.world
-        if diagnosis.cause == recovery.DAMAGED:
+        if diagnosis.cause == causes.DAMAGED:
             return newest_whole(world, run, known_damaged(world) | {run.head or ""})
-        if diagnosis.cause == recovery.DIVERGED:
+        if diagnosis.cause == causes.DIVERGED:
             return newest_finite(world, run, first_bad(diagnosis.step + 1, job.remedy.skip))
         return world.checkpoint(run.head) if run.head else None
 
@@ -121,24 +121,19 @@ class Endings:
     ) -> list[ev.Event]:
         """Return the move of the head to where a run that was damaged or diverged goes on."""
         head = start.id if start is not None else None
-        back = diagnosis.cause in (recovery.DAMAGED, recovery.DIVERGED)
+        back = diagnosis.cause in (causes.DAMAGED, causes.DIVERGED)
         if not back or not verdict.retry or head == run.head:
             return []
         return [ev.HeadMoved(now, run.name, head, "recovery")]
 
     def _case(self, job: Job, diagnosis: Diagnosis, start: Checkpoint | None) -> Case:
         resumes_from = start.step if start is not None else None
-        fruitless = 1
-        for past in reversed(job.failures):
-            if past.resumes_from != resumes_from:
-                break
-            fruitless += 1
         spec = job.spec
         return Case(
             run=job.run,
             past=job.failures,
             retries=spec.retries,
-            fruitless=fruitless,
+            fruitless=1 + in_a_row(job.failures, resumes_from),
             jitter=self._draw(),
             remedy=job.remedy,
             on_nan=spec.on_nan,
@@ -183,24 +178,17 @@ class Endings:
             ),
             stacks=joined_stacks(ends, diagnosis.rank),
             lost_steps=max(0, reached - again),
-            lost_s=max(0.0, now - self._saved_at(job, start, now)),
+            lost_s=max(0.0, now - kept_until(job, start, now)),
             spent=verdict.spent,
             remedy=verdict.remedy,
         )
 
     def _missing(self, job: Job) -> list[str]:
         """Return which declared inputs ranks couldn't read any more."""
-        rows = self._engine.live.of(job.id).ranks
+        rows = self._engine.live.rows(job.id)
         names = sorted({name for row in rows for name in row.missing})
         return [
             f"Input {name} ({job.reads[name].place}) could not be read."
             for name in names
             if name in job.reads
         ]
-
-    def _saved_at(self, job: Job, start: Checkpoint | None, now: float) -> float:
-        """Return until when an attempt's work isn't lost: its start, or its last checkpoint."""
-        began = job.started_at if job.started_at is not None else now
-        if start is None or (start.run, start.epoch) != (job.run, job.epoch):
-            return began
-        return max(began, start.at)

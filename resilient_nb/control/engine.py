@@ -140,7 +140,7 @@ class Engine:
         self._told()
         before, self.world = self.world, world
         self._touch()
-        for job in dict.fromkeys(filter(None, map(_job_of, events))):
+        for job in dict.fromkeys(filter(None, map(ev.job_of, events))):
             self.changed(job)
             was, now = before.jobs.get(job), world.jobs[job]
             if was is not now:
@@ -465,7 +465,7 @@ class Engine:
         if job is None:
             return
         self.live.started(job.id, fact.rank, fact.pid)
-        pids = [row.pid for row in self.live.of(job.id).ranks]
+        pids = [row.pid for row in self.live.rows(job.id)]
         if job.state is JobState.STARTING and all(pids):
             self.record(ev.GangStarted(self.now(), job.id, job.epoch))
 
@@ -561,7 +561,7 @@ class Engine:
                 row = alive[job.id, job.epoch, rank]
                 if row.pid and job.state is JobState.STARTING:
                     self._rank_started(orders.RankStarted(job.id, job.epoch, rank, row.pid))
-            seen = {row.rank for row in self.live.of(job.id).ranks if row.pid}
+            seen = {row.rank for row in self.live.rows(job.id) if row.pid}
             overdue = self._launches.overdue(job, missing, seen)
             if overdue:
                 self._lose(job, [(report.host, r) for r in overdue], "no longer has it")
@@ -587,7 +587,7 @@ class Engine:
             # It said nothing itself, and the last sample can be older than the newest checkpoint.
             head = self.world.runs[job.run].head
             reached = self.world.checkpoint(head).step if head else 0
-            rows = {row.rank: row.step for row in self.live.of(job.id).ranks}
+            rows = {row.rank: row.step for row in self.live.rows(job.id)}
             end = replace(end, step=max(end.step, rows.get(end.rank, 0), reached))
         self.record(ev.RankEnded(self.now(), job.id, job.epoch, end))
 
@@ -600,10 +600,3 @@ class Engine:
 
     def _holding(self) -> list[Job]:
         return [job for job in self.world.open.values() if job.state.holds_gang]
-
-
-def _job_of(event: ev.Event) -> str:
-    """Return the job that an event is about, "" if none."""
-    if isinstance(event, ev.CheckpointCommitted):
-        return event.checkpoint.job
-    return getattr(event, "job", "")

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from resilient_nb.core.events import Event
+from resilient_nb.core.events import Event, job_of
 from resilient_nb.core.tracked import Tracked, metric_name, tracked
 from resilient_nb.core.world import World
 
@@ -59,9 +59,7 @@ class MlflowSync:
     def heard(self, events: Sequence[Event], before: World, after: World) -> None:
         """Note the jobs that these events are about."""
         for event in events:
-            checkpoint = getattr(event, "checkpoint", None)
-            name = getattr(event, "job", "") or getattr(checkpoint, "job", "")
-            if name in after.jobs:
+            if (name := job_of(event)) in after.jobs:
                 self._changed[name] = None
             elif (run := after.runs.get(getattr(event, "run", ""))) is not None and run.jobs:
                 self._changed[run.jobs[-1]] = None  # a tag, say

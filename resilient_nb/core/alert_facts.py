@@ -8,6 +8,7 @@ from typing import Protocol
 from resilient_nb.core import events as ev
 from resilient_nb.core.accounting import group_of
 from resilient_nb.core.alert_model import Fact
+from resilient_nb.core.case import in_a_row, kept_until
 from resilient_nb.core.model import Failure, Job, JobState, Proposal, StopReason
 from resilient_nb.core.proposals import said
 from resilient_nb.core.views import LiveRank
@@ -124,17 +125,14 @@ def _numbers(world: World, job: Job, now: float) -> Iterator[tuple[str, float]]:
 
 def fruitless(job: Job) -> int:
     """Return how often a job has failed in a row without getting any further."""
-    last = [failure.resumes_from for failure in job.failures[::-1]]
-    return next((n for n, step in enumerate(last) if step != last[0]), len(last))
+    return in_a_row(job.failures, job.failures[-1].resumes_from) if job.failures else 0
 
 
 def checkpoint_age(world: World, job: Job, now: float) -> float:
     """Return the seconds of work that a failure would cost now: since checkpoint or start."""
     run = world.runs[job.run]
     head = world.checkpoint(run.head) if run.head else None
-    began = job.started_at if job.started_at is not None else now
-    saved = head.at if head is not None and head.epoch == job.epoch and head.job == job.id else 0.0
-    return max(0.0, now - max(began, saved))
+    return max(0.0, now - kept_until(job, head, now))
 
 
 def _of_ranks(rows: Sequence[LiveRank], labels: Mapping[str, str], now: float) -> Iterator[Fact]:

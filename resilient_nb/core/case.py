@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from resilient_nb.core.model import Checkpoint, Failure, OnNan, Remedy
+from resilient_nb.core.model import Checkpoint, Failure, Job, OnNan, Remedy
 
 #: How often each class of failures that isn't of the cell's own making is tried again: more memory;
 #: a network, an I/O error or a process that can't be started, without a checkpoint in between;
@@ -49,6 +49,20 @@ class Case:
     def budget(self, name: str) -> int:
         """Return how often one class of failures is tried again."""
         return self.budgets.get(name, BUDGETS[name])
+
+
+def in_a_row(failures: Sequence[Failure], resumes_from: int | None) -> int:
+    """Return how many of a job's last failures left it at this step."""
+    steps = [failure.resumes_from for failure in failures[::-1]]
+    return next((n for n, step in enumerate(steps) if step != resumes_from), len(steps))
+
+
+def kept_until(job: Job, checkpoint: Checkpoint | None, now: float) -> float:
+    """Return until when an attempt's work isn't lost if it goes on from a checkpoint."""
+    began = job.started_at if job.started_at is not None else now
+    if checkpoint is None or (checkpoint.run, checkpoint.epoch) != (job.run, job.epoch):
+        return began
+    return max(began, checkpoint.at)
 
 
 @dataclass(frozen=True)

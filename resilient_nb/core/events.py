@@ -272,6 +272,13 @@ class ChaosInjected(Event):
     injected: Injected
 
 
+def job_of(event: Event) -> str:
+    """Return the job that an event is about, "" if none."""
+    if isinstance(event, CheckpointCommitted):
+        return event.checkpoint.job
+    return getattr(event, "job", "")
+
+
 EVENTS: dict[str, type[Event]] = {
     cls.__name__: cls
     for cls in (

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import math
 
+from resilient_nb.core.causes import USER_ERROR
 from resilient_nb.core.model import Failure, Job
-from resilient_nb.core.recovery import USER_ERROR
 from resilient_nb.core.world import World
 
 #: Bounds of the interval in seconds. More often, checkpoints save less than a restart takes and

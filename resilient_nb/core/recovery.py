@@ -29,18 +29,10 @@ from resilient_nb.core.causes import (
     SILENT_EXIT,
     USER_ERROR,
     amount,
-    is_victim,
 )
-from resilient_nb.core.diagnosis import Diagnosis, diagnose
+from resilient_nb.core.diagnosis import Diagnosis
 from resilient_nb.core.divergence import LOWER, to_skip
 from resilient_nb.core.model import Checkpoint, Failure, OnNan
-
-__all__ = [
-    "ALLOCATION", "CRASH", "DAMAGED", "DISK_FULL", "DIVERGED", "FRUITLESS_LIMIT", "HANG",
-    "HOST_LOST", "INPUT_LOST", "IO_ERROR", "KILLED", "NETWORK", "NOT_STARTED", "OUT_OF_MEMORY",
-    "PERMANENT_ERRORS", "SILENT_EXIT", "USER_ERROR", "Case", "Diagnosis", "Verdict", "after_damage",
-    "decide", "diagnose", "is_victim",
-]  # fmt: skip
 
 #: Deterministic by nature: a resumed run would meet them again.
 PERMANENT_ERRORS = frozenset(

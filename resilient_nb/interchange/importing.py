@@ -21,7 +21,7 @@ from resilient_nb.storage.claim import owner
 from resilient_nb.storage.encoding import codecs_of, key_of
 from resilient_nb.storage.hashing import digests
 from resilient_nb.storage.keys import encrypting_key
-from resilient_nb.storage.manifest import Manifest, TensorRecord, checkpoint_digest
+from resilient_nb.storage.manifest import Manifest, TensorRecord, checkpoint_of
 from resilient_nb.storage.objects import ObjectStore, join
 from resilient_nb.storage.stores import open_store
 from resilient_nb.storage.tree import Json, TensorLeaf, flatten
@@ -167,16 +167,4 @@ def _write(
         key_id=key_id,
     )
     commit(target.runs, manifest)
-    return Checkpoint(
-        id=identity,
-        run=target.run,
-        job="",
-        epoch=epoch,
-        step=target.step,
-        parent=None,
-        digest=checkpoint_digest(manifest),
-        nbytes=sum(record.nbytes for record in manifest.tensors),
-        at=manifest.created_at,
-        changed=sum(record.nbytes for record in records.values()),
-        written=manifest.written,
-    )
+    return checkpoint_of(manifest)

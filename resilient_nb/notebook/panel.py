@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from resilient_nb.core import proposals
+from resilient_nb.core.causes import USER_ERROR
 from resilient_nb.core.explain import cost_text
 from resilient_nb.core.model import Failure, Frame, JobState, RemoteError
 from resilient_nb.core.policy import DEFAULT_GROUP
-from resilient_nb.core.recovery import USER_ERROR
 from resilient_nb.core.views import CheckpointView, JobView, LiveRank
 from resilient_nb.notebook import words
 from resilient_nb.notebook.blocks import (

@@ -146,11 +146,10 @@ class _Rank:
         if seat.shelf:
             runs = sub_folder(attempt.store, "runs")
             self._writer = ShelvedWriter(self._writer, runs, seat.shelf, self._note)
-        self._saver = Saver(
-            attempt, self._rank, group.store, self._link.fact, self._note, self._writer,
-            stored.manifest if stored else None,
-        )  # fmt: skip
         start = stored.manifest if stored else None
+        self._saver = Saver(
+            attempt, self._rank, group.store, self._link.fact, self._note, self._writer, start,
+        )  # fmt: skip
         growth, lowered = Growth.of(attempt), Lowered.of(attempt, start)
         parts = Parts(
             group,
@@ -170,7 +169,6 @@ class _Rank:
         boundary = Boundary(parts, schedule, stored, self._note)
         self._boundary = boundary
         told = Channel(self._telemetry, self._saver.origin, self._link.fact, self._note)
-        start = stored.manifest if stored else None
         self._inputs = Inputs(attempt, self._rank, told, start, speaks=seat.local_rank == 0)
         run = Run(boundary, attempt.seed, self._inputs)
         namespace["run"] = run

@@ -23,7 +23,6 @@ from torch.distributed import Store  # type: ignore[attr-defined]
 from resilient_nb.core.model import Checkpoint
 from resilient_nb.core.names import checkpoint_id
 from resilient_nb.core.places import is_url, sub_folder
-from resilient_nb.core.recorded import data_names
 from resilient_nb.errors import CheckpointError
 from resilient_nb.rank.origin import Origin
 from resilient_nb.rank.sharing import Share, View, divide
@@ -31,7 +30,7 @@ from resilient_nb.rank.snapshot import CHANGED, Slot, Snapshot
 from resilient_nb.rank.writer import Writer, WriterGone, WriterHere
 from resilient_nb.storage.encoding import codecs_of, key_of
 from resilient_nb.storage.keys import encrypting_key, same_key
-from resilient_nb.storage.manifest import Manifest, TensorRecord, checkpoint_digest
+from resilient_nb.storage.manifest import Manifest, TensorRecord, checkpoint_of
 from resilient_nb.storage.tree import Json
 from resilient_nb.storage.writing import Options, merge
 from resilient_nb.wire.codec import build, from_json, to_json
@@ -269,22 +268,7 @@ class Saver:
         return tuple(sorted(records.values(), key=lambda t: t.name))
 
     def _committed(self, manifest: Manifest, tag: str | None) -> None:
-        new = [t for t in manifest.tensors if t.at == manifest.id and t.tied is None]
-        checkpoint = Checkpoint(
-            id=manifest.id,
-            run=manifest.run,
-            job=manifest.job,
-            epoch=manifest.epoch,
-            step=manifest.step,
-            parent=self._parent,
-            digest=checkpoint_digest(manifest),
-            nbytes=sum(t.nbytes for t in manifest.tensors),
-            at=manifest.created_at,
-            metrics=manifest.metrics,
-            changed=sum(t.nbytes for t in new),
-            written=manifest.written,
-            data=data_names(manifest.info),
-        )
+        checkpoint = checkpoint_of(manifest)
         self._parent, self._last, self._base = checkpoint.id, checkpoint, manifest
         self._send(CheckpointWritten(checkpoint, tag))
 

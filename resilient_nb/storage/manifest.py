@@ -14,7 +14,9 @@ from typing import Any
 
 import msgspec
 
+from resilient_nb.core.model import Checkpoint
 from resilient_nb.core.names import checkpoint_id
+from resilient_nb.core.recorded import data_names
 from resilient_nb.errors import CannotStore
 from resilient_nb.storage.keys import keyring
 from resilient_nb.storage.private import hide, reveal
@@ -166,6 +168,26 @@ def manifest_from(body: Mapping[str, Any]) -> Manifest:
     """
     metrics = {name: float(value) for name, value in body["metrics"].items()}
     return msgspec.convert({**body, "metrics": metrics}, Manifest)
+
+
+def checkpoint_of(manifest: Manifest) -> Checkpoint:
+    """Return a whole checkpoint as the journal has it."""
+    new = [t for t in manifest.tensors if t.at == manifest.id and t.tied is None]
+    return Checkpoint(
+        id=manifest.id,
+        run=manifest.run,
+        job=manifest.job,
+        epoch=manifest.epoch,
+        step=manifest.step,
+        parent=manifest.parent,
+        digest=checkpoint_digest(manifest),
+        nbytes=sum(t.nbytes for t in manifest.tensors),
+        at=manifest.created_at,
+        metrics=manifest.metrics,
+        changed=sum(t.nbytes for t in new),
+        written=manifest.written,
+        data=data_names(manifest.info),
+    )
 
 
 def checkpoint_digest(manifest: Manifest) -> str:

@@ -23,14 +23,13 @@ from resilient_nb.core import events as ev
 from resilient_nb.core.lifecycle import evolve
 from resilient_nb.core.model import Checkpoint, Run
 from resilient_nb.core.names import split_checkpoint
-from resilient_nb.core.recorded import data_names
 from resilient_nb.core.world import World
 from resilient_nb.errors import CheckpointError, JournalDamaged
 from resilient_nb.storage.claim import new_id, owner
 from resilient_nb.storage.journal import SqliteJournal
 from resilient_nb.storage.journal import readable as journal_events
 from resilient_nb.storage.local import LocalStore
-from resilient_nb.storage.manifest import checkpoint_digest
+from resilient_nb.storage.manifest import checkpoint_of
 from resilient_nb.storage.objects import ObjectStore
 from resilient_nb.storage.reading import open_at
 
@@ -196,22 +195,7 @@ def _checkpoint(runs: ObjectStore, identity: str) -> Checkpoint:
     manifest = open_at(runs, identity, private=False).manifest
     if manifest.id != identity:
         raise CheckpointError(f"{identity} says that it is {manifest.id}.")
-    new = [t for t in manifest.tensors if t.at == manifest.id and t.tied is None]
-    return Checkpoint(
-        id=manifest.id,
-        run=manifest.run,
-        job=manifest.job,
-        epoch=manifest.epoch,
-        step=manifest.step,
-        parent=manifest.parent,
-        digest=checkpoint_digest(manifest),
-        nbytes=sum(t.nbytes for t in manifest.tensors),
-        at=manifest.created_at,
-        metrics=manifest.metrics,
-        changed=sum(t.nbytes for t in new),
-        written=manifest.written,
-        data=data_names(manifest.info),
-    )
+    return checkpoint_of(manifest)
 
 
 def _words(journal: Path, found: Readable, recovered: list[ev.Event], now: float) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import pickle
 import select
 import signal
 import socket
@@ -211,3 +213,23 @@ class Gang:
         """Return what the head's manifest says beside its tensors."""
         assert self.head is not None
         return dict(open_checkpoint(self.store / "runs" / self.head.id).manifest.info)
+
+
+Make = Callable[..., Gang]
+_numbers = itertools.count(1)
+
+
+def making(hosts: list[Supervised], folder: Path) -> Make:
+    """Return what makes gangs on these hosts, each with a job of its own."""
+
+    def make(source: str, **options: Any) -> Gang:
+        return Gang(hosts, folder, source, f"run{next(_numbers)}#1", **options)
+
+    return make
+
+
+def returned(gang: Gang) -> dict[str, Any]:
+    """Return what the job returned."""
+    path = gang.store / "out" / gang.attempt.run / "1" / "out.pkl"
+    values: dict[str, Any] = pickle.loads(path.read_bytes())
+    return values

@@ -11,8 +11,8 @@ import torch
 from cells import finish, results, submit, train, wait
 from resilient_nb import cli
 from resilient_nb.client import Client
+from resilient_nb.core.causes import DAMAGED
 from resilient_nb.core.model import JobState
-from resilient_nb.core.recovery import DAMAGED
 from resilient_nb.core.views import CheckpointView
 from resilient_nb.storage.reading import open_checkpoint
 from resilient_nb.wire.requests import Resume

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
-import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from gangs import Gang, Supervised
+from gangs import Gang, Make, Supervised, making, returned
 
 from cells import finish, results, submit
 from resilient_nb.client import Client
@@ -17,10 +15,6 @@ from resilient_nb.core.causes import DIVERGED
 from resilient_nb.core.diagnosis import diagnose
 from resilient_nb.core.model import Interval, JobState, OnNan, Outcome, RankEnd, StopPolicy
 from resilient_nb.wire.orders import Kill, RankDone
-
-_numbers = itertools.count(1)
-
-Make = Callable[..., Gang]
 
 #: Ten steps an epoch. Sample 45 is in the sixth batch, in the second rank's half if there are two.
 TRAIN = """
@@ -62,16 +56,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Supervised]
 
 @pytest.fixture
 def gang(hosts: list[Supervised], tmp_path: Path) -> Make:
-    def make(source: str, **options: Any) -> Gang:
-        return Gang(hosts, tmp_path, source, f"run{next(_numbers)}#1", **options)
-
-    return make
-
-
-def returned(gang: Gang) -> dict[str, Any]:
-    path = gang.store / "out" / gang.attempt.run / "1" / "out.pkl"
-    values: dict[str, Any] = pickle.loads(path.read_bytes())
-    return values
+    return making(hosts, tmp_path)
 
 
 def failed(gang: Gang) -> list[RankEnd]:

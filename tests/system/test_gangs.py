@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-import pickle
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from gangs import Gang, Supervised
+from gangs import Gang, Make, Supervised, making, returned
 
 from cells import train
 from resilient_nb.core.model import Interval, Outcome, Scaling
-
-_numbers = itertools.count(1)
-
-Make = Callable[..., Gang]
 
 
 @pytest.fixture(scope="module")
@@ -35,20 +28,11 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Supervised]
 def gang(hosts: list[Supervised], tmp_path: Path) -> Make:
     """Make a gang with a job of its own."""
 
-    def make(source: str, **options: Any) -> Gang:
-        return Gang(hosts, tmp_path, source, f"run{next(_numbers)}#1", **options)
-
-    return make
+    return making(hosts, tmp_path)
 
 
 def outcomes(gang: Gang) -> list[tuple[str, int]]:
     return [(end.outcome.value, end.step) for end in gang.ended()]
-
-
-def returned(gang: Gang) -> dict[str, Any]:
-    path = gang.store / "out" / gang.attempt.run / "1" / "out.pkl"
-    values: dict[str, Any] = pickle.loads(path.read_bytes())
-    return values
 
 
 # --- leaving ---

@@ -8,7 +8,7 @@ import pytest
 
 from cells import finish, results, submit, wait
 from resilient_nb.client import Client
-from resilient_nb.core import recovery as rc
+from resilient_nb.core import causes as cs
 from resilient_nb.core.model import Interval, JobState
 from resilient_nb.core.recap import DeadReport, RecapReport
 from resilient_nb.errors import InvalidRequest
@@ -42,7 +42,7 @@ def test_a_crash_at_one_step_is_tried_once_more_and_then_a_person_may(
     view = finish(client, job)
     assert view.state is JobState.FAILED
     found = [(f.cause, f.decision, f.step) for f in view.failures]
-    assert found == [(rc.CRASH, "retry", 7), (rc.CRASH, "stop", 7)]
+    assert found == [(cs.CRASH, "retry", 7), (cs.CRASH, "stop", 7)]
     assert "string_at" in view.failures[0].stacks
     assert view.failures[0].lost_steps == 2
     assert 0 < view.failures[0].down_s < 5
@@ -60,7 +60,7 @@ def test_a_dead_letter_is_listed_and_requeued(client: Client, tmp_path: object) 
     finish(client, submit(client, "letter", cell, workers=1, retries=0))
     report = build(DeadReport, json.loads(resilient("dead", "--json")))
     [mine] = [letter for letter in report.letters if letter.job == "letter#1"]
-    assert (mine.cause, mine.spent) == (rc.USER_ERROR, "retries")
+    assert (mine.cause, mine.spent) == (cs.USER_ERROR, "retries")
     shown = resilient("dead", "letter")
     assert "Raised from line 8: raise OSError('the printer is on fire')" in shown
     assert "resilient retry letter" in resilient("why", "letter")
@@ -82,7 +82,7 @@ def test_a_pause_is_ended_by_a_person(client: Client) -> None:
         return found.state is JobState.QUEUED and len(found.failures) >= 3
 
     view = wait(client, job, paused_long)
-    assert {f.cause for f in view.failures} == {rc.NETWORK}
+    assert {f.cause for f in view.failures} == {cs.NETWORK}
     assert "offline#1" in resilient("retry", "offline")
     client.cancel(job)
     finish(client, job)

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -177,3 +177,12 @@ class Host:
         for process in self.processes:
             process.kill()  # ranks die with it
             process.wait(PATIENCE)
+
+
+def serving(place: Path) -> Iterator[Host]:
+    """Yield a supervisor, and end it."""
+    made = Host(place)
+    try:
+        yield made
+    finally:
+        made.end()

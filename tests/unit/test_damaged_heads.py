@@ -7,14 +7,16 @@ from typing import Any
 
 import pytest
 
+from resilient_nb.core import causes as cs
 from resilient_nb.core import events as ev
-from resilient_nb.core import recovery as rc
+from resilient_nb.core.case import Case
 from resilient_nb.core.damage import known_damaged, newest_whole
+from resilient_nb.core.diagnosis import Diagnosis, diagnose
 from resilient_nb.core.explain import failure_text
 from resilient_nb.core.interval import mean_time_between_failures
 from resilient_nb.core.lifecycle import replay
 from resilient_nb.core.model import Cell, Job, JobState, RankEnd
-from resilient_nb.core.recovery import Case, Diagnosis, after_damage, decide, diagnose
+from resilient_nb.core.recovery import after_damage, decide
 from resilient_nb.errors import CheckpointError, CorruptCheckpoint
 from resilient_nb.rank.failure import pack_error
 from resilient_nb.testing.builders import (
@@ -44,20 +46,20 @@ def corrupt(identity: str = "digits/00000040-e1", rank: int = 0, **changes: Any)
 
 def test_a_damaged_head_is_a_cause_of_its_own() -> None:
     found = diagnose([corrupt(step=40)], "digits/00000040-e1")
-    assert (found.cause, found.message, found.rank) == (rc.DAMAGED, TEXT, 0)
+    assert (found.cause, found.message, found.rank) == (cs.DAMAGED, TEXT, 0)
 
 
 @pytest.mark.parametrize("head", [None, "digits/00000060-e1"])
 def test_another_checkpoint_is_the_cells_own_business(head: str | None) -> None:
     found = diagnose([corrupt(step=40)], head)
-    assert found.cause == rc.USER_ERROR
+    assert found.cause == cs.USER_ERROR
 
 
 def test_victims_and_ranks_that_were_ended_are_not_to_blame() -> None:
     closed = an_error(message="Connection closed by peer", in_collective=True)
     ends = [failed(0, closed, at=1.0), corrupt(rank=1, at=2.0), killed(2, at=0.5, ordered=True)]
     found = diagnose(ends, "digits/00000040-e1")
-    assert (found.cause, found.rank) == (rc.DAMAGED, 1)
+    assert (found.cause, found.rank) == (cs.DAMAGED, 1)
 
 
 def test_it_goes_on_from_the_one_before_at_once_or_not_at_all() -> None:
@@ -71,18 +73,18 @@ def test_it_goes_on_from_the_one_before_at_once_or_not_at_all() -> None:
 
 
 def test_damage_isnt_in_the_users_budget() -> None:
-    past = [a_failure(rc.DAMAGED, step=step) for step in range(5)]
-    mine = Diagnosis(rc.USER_ERROR, "boom", 0, 50, an_error("OSError"))
+    past = [a_failure(cs.DAMAGED, step=step) for step in range(5)]
+    mine = Diagnosis(cs.USER_ERROR, "boom", 0, 50, an_error("OSError"))
     assert decide(mine, Case(past, retries=1)).retry
 
 
 def test_it_doesnt_count_as_a_failure_of_the_gang() -> None:
     """Or checkpoints would be taken more often for it."""
     story = Story().submit().start().checkpoint(20).checkpoint(40).stop().end(killed(0, step=45))
-    story.requeue(failure=a_failure(rc.KILLED, step=45, resumes_from=40)).start()
+    story.requeue(failure=a_failure(cs.KILLED, step=45, resumes_from=40)).start()
     job, usual = story.job(), mean_time_between_failures(story.world, story.job(), story.now)
     story.stop().end(corrupt())
-    story.requeue(failure=a_failure(rc.DAMAGED, step=0, resumes_from=20)).start()
+    story.requeue(failure=a_failure(cs.DAMAGED, step=0, resumes_from=20)).start()
     assert mean_time_between_failures(story.world, story.job(), story.now) > 0.9 * usual
     assert job.id == story.job().id
 
@@ -99,9 +101,9 @@ def test_the_newest_that_isnt_known_to_be_damaged_is_found_across_forks() -> Non
 
 
 def test_what_is_known_is_in_the_failures_of_all_jobs() -> None:
-    failure = a_failure(rc.DAMAGED, error=corrupt().error)
+    failure = a_failure(cs.DAMAGED, error=corrupt().error)
     story = Story().submit().start().checkpoint(40).stop().end(corrupt()).requeue(failure=failure)
-    other = a_failure(rc.USER_ERROR, error=corrupt("digits/00000020-e1").error)
+    other = a_failure(cs.USER_ERROR, error=corrupt("digits/00000020-e1").error)
     story.start().stop().end(corrupt()).requeue(failure=other)
     assert known_damaged(story.world) == {"digits/00000040-e1"}
 
@@ -157,7 +159,7 @@ def test_the_head_moves_back_and_the_job_goes_on_at_once(desk: Desk) -> None:
     job = desk.job()
     assert (job.state, job.attempts) == (JobState.STARTING, 3), "without a delay"
     failure = job.failures[-1]
-    assert (failure.cause, failure.decision, failure.resumes_from) == (rc.DAMAGED, "retry", 20)
+    assert (failure.cause, failure.decision, failure.resumes_from) == (cs.DAMAGED, "retry", 20)
     text = failure_text(failure)
     assert TEXT in text
     assert "It goes on from digits@20, the newest before it not known to be damaged." in text
@@ -183,7 +185,7 @@ def test_one_after_the_other_until_none_is_left(desk: Desk) -> None:
     end(desk, corrupt("digits/00000020-e1"))
     job = desk.job()
     assert job.state is JobState.FAILED
-    assert job.failures[-1].cause == rc.DAMAGED
+    assert job.failures[-1].cause == cs.DAMAGED
     assert "No earlier checkpoint is left" in job.failures[-1].reason
     assert len(job.failures) == 4, "the kill, and three that were damaged"
     assert desk.world_is_journal()
@@ -213,7 +215,7 @@ def test_a_checkpoint_that_the_cell_itself_has_loaded_moves_nothing(desk: Desk) 
     begin(desk)
     end(desk, corrupt("digits/00000020-e1", step=45))
     assert desk.engine.world.runs["digits"].head == "digits/00000040-e1"
-    assert desk.job().failures[-1].cause == rc.USER_ERROR
+    assert desk.job().failures[-1].cause == cs.USER_ERROR
 
 
 def test_a_restart_of_the_engine_knows_it_still(desk: Desk) -> None:

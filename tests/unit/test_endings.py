@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from resilient_nb.control.endings import Endings
-from resilient_nb.core import recovery as rc
+from resilient_nb.core import causes as cs
 from resilient_nb.core.model import (
     Failure,
     Job,
@@ -100,7 +100,7 @@ def test_a_leaking_job_gets_more_memory_and_then_is_a_dead_letter(desk: Bench) -
     for wanted in (GIB * 3 // 2, GIB * 9 // 4):
         over = killed(0, over_limit=True, limit=GIB, peak_rss=GIB, step=3)
         failure = fails(desk, over)
-        assert (failure.cause, failure.decision) == (rc.OUT_OF_MEMORY, "retry")
+        assert (failure.cause, failure.decision) == (cs.OUT_OF_MEMORY, "retry")
         assert failure.remedy == Remedy(memory=wanted)
         assert desk.job().needs.memory == wanted
         goes_on(desk)
@@ -131,7 +131,7 @@ def test_a_job_that_asked_for_no_memory_gets_room_but_no_limit(desk: Bench) -> N
 def test_a_broken_network_is_waited_for_with_jitter(desk: Bench) -> None:
     begun(desk, retries=0)
     failure = fails(desk, failed(0, NET, step=0))
-    assert (failure.cause, failure.decision) == (rc.NETWORK, "retry")
+    assert (failure.cause, failure.decision) == (cs.NETWORK, "retry")
     assert desk.job().state is JobState.QUEUED
     assert desk.job().not_before == desk.clock() + 0.5  # of one second
     desk.clock.advance(0.5)
@@ -159,7 +159,7 @@ def test_a_run_that_diverged_goes_back_to_where_its_numbers_were_finite(desk: Be
     saved(desk, 40, loss=math.inf)
     saved(desk, 41)
     failure = diverged_at(desk, 42)
-    assert failure.cause == rc.DIVERGED
+    assert failure.cause == cs.DIVERGED
     assert desk.engine.world.runs["digits"].head == "digits/00000020-e1"
     assert (failure.resumes_from, failure.lost_steps) == (20, 21)
     assert desk.job().remedy == Remedy(skip=(42,))
@@ -205,7 +205,7 @@ def test_divergence_is_bounded_and_may_be_forbidden(desk: Bench) -> None:
 def test_a_full_disk_makes_room_and_waits_for_it(desk: Bench) -> None:
     begun(desk, retries=0)
     failure = fails(desk, failed(0, an_error("OSError", errno=28), step=3))
-    assert (failure.cause, failure.decision) == (rc.DISK_FULL, "retry")
+    assert (failure.cause, failure.decision) == (cs.DISK_FULL, "retry")
     assert desk.job().not_before == desk.clock() + 2.5
     assert desk.engine.keeping.take() is not None  # everything is swept
 
@@ -217,7 +217,7 @@ def test_a_hang_is_told_with_the_stacks_of_all_ranks(desk: Bench) -> None:
         killed(1, hang="It has made no step for 12 s", stacks="Thread 1: sleep\n", step=7),
     )
     failure = fails(desk, *ends)
-    assert (failure.cause, failure.rank, failure.decision) == (rc.HANG, 1, "retry")
+    assert (failure.cause, failure.rank, failure.decision) == (cs.HANG, 1, "retry")
     assert failure.stacks.index("rank 1") < failure.stacks.index("rank 0")
     assert "all_reduce" in failure.stacks
 
@@ -225,7 +225,7 @@ def test_a_hang_is_told_with_the_stacks_of_all_ranks(desk: Bench) -> None:
 def test_an_input_that_nobody_can_make_again_is_permanent(desk: Bench) -> None:
     begun(desk)
     failure = fails(desk, failed(0, an_error("InputLost", lost_input="prep#1"), step=0))
-    assert (failure.cause, failure.decision, failure.spent) == (rc.INPUT_LOST, "stop", "")
+    assert (failure.cause, failure.decision, failure.spent) == (cs.INPUT_LOST, "stop", "")
     assert desk.job().state is JobState.FAILED
 
 
@@ -404,7 +404,7 @@ def test_a_night_on_one_screen(desk: Bench) -> None:
         desk.report("h0", started, ranks=(a_row("moons#1", job.epoch),))
     report = desk.commands(rq.Recap(3600.0))
     assert report.counts == {"failed": 1, "running": 1}
-    assert report.causes == {rc.KILLED: 2, rc.USER_ERROR: 1}
+    assert report.causes == {cs.KILLED: 2, cs.USER_ERROR: 1}
     assert (report.retried, report.lost_steps) == (2, 5 + 9 + 9)
     assert [row.job for row in report.jobs] == ["digits#1", "moons#1"]
     assert report.jobs[0].act == "%resilient retry digits"

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from resilient_nb.core.causes import HOST_LOST, KILLED, USER_ERROR
 from resilient_nb.core.interval import (
     LONGEST,
     PRESUMED,
@@ -18,7 +19,6 @@ from resilient_nb.core.interval import (
     mean_time_between_failures,
 )
 from resilient_nb.core.model import Failure, Job, JobState
-from resilient_nb.core.recovery import HOST_LOST, KILLED, USER_ERROR
 from resilient_nb.core.world import World
 from resilient_nb.testing.builders import START, a_failure, a_spec, on_hosts
 

@@ -8,11 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from resilient_nb.core import causes as cs
 from resilient_nb.core import recovery as rc
+from resilient_nb.core.case import Case, Verdict
 from resilient_nb.core.causes import CAUSES, DAMAGED
+from resilient_nb.core.diagnosis import Diagnosis, diagnose
 from resilient_nb.core.explain import error_text, failure_text
 from resilient_nb.core.model import Failure, Frame, OnNan, Outcome, RankEnd, Remedy
-from resilient_nb.core.recovery import Case, Diagnosis, Verdict, decide, diagnose
+from resilient_nb.core.recovery import decide
 from resilient_nb.testing.builders import (
     a_checkpoint,
     a_failure,
@@ -37,23 +40,23 @@ def victim(rank: int, at: float = 0.0) -> RankEnd:
 # --- causes ---
 
 ENDS = [
-    ([killed(0, 9, step=7)], rc.KILLED, "rank 0 was killed by SIGKILL at step 7."),
-    ([killed(0, 15)], rc.KILLED, "rank 0 was killed by SIGTERM at step 0."),
-    ([killed(3, 11, step=2, host="b")], rc.CRASH, "rank 3 on b crashed with SIGSEGV at step 2."),
-    ([killed(0, 6)], rc.CRASH, "rank 0 crashed with SIGABRT at step 0."),
-    ([killed(0, 7)], rc.CRASH, "rank 0 crashed with SIGBUS at step 0."),
-    ([killed(0, 40)], rc.KILLED, "rank 0 was killed by signal 40 at step 0."),
+    ([killed(0, 9, step=7)], cs.KILLED, "rank 0 was killed by SIGKILL at step 7."),
+    ([killed(0, 15)], cs.KILLED, "rank 0 was killed by SIGTERM at step 0."),
+    ([killed(3, 11, step=2, host="b")], cs.CRASH, "rank 3 on b crashed with SIGSEGV at step 2."),
+    ([killed(0, 6)], cs.CRASH, "rank 0 crashed with SIGABRT at step 0."),
+    ([killed(0, 7)], cs.CRASH, "rank 0 crashed with SIGBUS at step 0."),
+    ([killed(0, 40)], cs.KILLED, "rank 0 was killed by signal 40 at step 0."),
     (
         [exited(1, 0, step=4)],
-        rc.SILENT_EXIT,
+        cs.SILENT_EXIT,
         "rank 1 exited with code 0 at step 4 without finishing the cell.",
     ),
-    ([failed(0, step=4)], rc.USER_ERROR, "RuntimeError: boom (rank 0, step 4)"),
-    ([failed(0, an_error("KeyError", ""))], rc.USER_ERROR, "KeyError (rank 0, step 0)"),
-    ([an_end(2, Outcome.LOST, host="b")], rc.HOST_LOST, "The host of rank 2 on b is gone."),
-    ([victim(0), victim(1)], rc.NETWORK, None),
-    ([an_end(0), an_end(1, Outcome.LEFT)], rc.SILENT_EXIT, None),
-    ([], rc.SILENT_EXIT, "The attempt ended without a failing rank."),
+    ([failed(0, step=4)], cs.USER_ERROR, "RuntimeError: boom (rank 0, step 4)"),
+    ([failed(0, an_error("KeyError", ""))], cs.USER_ERROR, "KeyError (rank 0, step 0)"),
+    ([an_end(2, Outcome.LOST, host="b")], cs.HOST_LOST, "The host of rank 2 on b is gone."),
+    ([victim(0), victim(1)], cs.NETWORK, None),
+    ([an_end(0), an_end(1, Outcome.LEFT)], cs.SILENT_EXIT, None),
+    ([], cs.SILENT_EXIT, "The attempt ended without a failing rank."),
 ]
 
 
@@ -84,10 +87,10 @@ def test_only_a_collective_makes_a_victim() -> None:
     """A cell whose own download fails with these words is no victim of a rank."""
     mine = failed(0, an_error("OSError", "connection reset by host", in_collective=False), step=3)
     other = failed(1, an_error("ValueError", "in collective", in_collective=True), step=3)
-    assert not rc.is_victim(mine)
-    assert not rc.is_victim(other)
-    assert not rc.is_victim(killed(0))
-    assert diagnose([mine]).cause == rc.USER_ERROR
+    assert not cs.is_victim(mine)
+    assert not cs.is_victim(other)
+    assert not cs.is_victim(killed(0))
+    assert diagnose([mine]).cause == cs.USER_ERROR
 
 
 # --- decisions ---
@@ -297,7 +300,7 @@ def test_who_made_an_input_is_run_again_once() -> None:
 
 @pytest.mark.parametrize("what", ["/data/train.csv", "s3://bucket/x#1/y", ""])
 def test_nobody_here_makes_a_file_again(what: str) -> None:
-    facts = Diagnosis(rc.INPUT_LOST, "Gone.", 0, 5, an_error(lost_input=what))
+    facts = Diagnosis(cs.INPUT_LOST, "Gone.", 0, 5, an_error(lost_input=what))
     assert decide(facts, Case()) == Verdict(
         False, f"Nothing here can bring {what or 'it'} back: not retried."
     )
@@ -404,9 +407,9 @@ def test_what_is_permanent_is_never_retried(end: RankEnd, case: Case) -> None:
 
 
 @settings(deadline=None, max_examples=100)
-@given(st.sampled_from([rc.CRASH, rc.HANG, rc.SILENT_EXIT, rc.USER_ERROR]), cases)
+@given(st.sampled_from([cs.CRASH, cs.HANG, cs.SILENT_EXIT, cs.USER_ERROR]), cases)
 def test_the_same_step_twice_is_permanent(cause: str, case: Case) -> None:
-    past = (a_failure(cause, step=5), a_failure(rc.KILLED, step=8))
+    past = (a_failure(cause, step=5), a_failure(cs.KILLED, step=8))
     found = decide(Diagnosis(cause, "It broke.", 0, 5), replace(case, past=past, retries=100))
     assert (found.retry, found.spent) == (False, "")
 

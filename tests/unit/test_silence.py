@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from resilient_nb.control.commands import Commands
+from resilient_nb.core.causes import HOST_LOST
 from resilient_nb.core.model import Job, JobState
-from resilient_nb.core.recovery import HOST_LOST
 from resilient_nb.testing.builders import a_spec
 from resilient_nb.testing.fakes import FakeCluster
 from resilient_nb.wire import requests as rq

@@ -29,26 +29,18 @@ from resilient_nb.wire.orders import (
     RankStarted,
     Shutdown,
 )
-from tests.unit.supervised import PATIENCE, SHARES, Agent, Host, gone, until
+from tests.unit.supervised import PATIENCE, SHARES, Agent, Host, gone, serving, until
 
 
 @pytest.fixture
 def host(tmp_path: Path) -> Iterator[Host]:
     """A supervisor that the test may end."""
-    made = Host(tmp_path / "place")
-    try:
-        yield made
-    finally:
-        made.end()
+    yield from serving(tmp_path / "place")
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    made = Host(tmp_path_factory.mktemp("supervisor") / "place")
-    try:
-        yield made
-    finally:
-        made.end()
+    yield from serving(tmp_path_factory.mktemp("supervisor") / "place")
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from resilient_nb.supervisor.seats import Seat
 from resilient_nb.supervisor.stacks import Stacks, tidy
 from resilient_nb.testing.builders import an_attempt
 from resilient_nb.wire.orders import Acknowledge, Kill, Launch
-from tests.unit.supervised import Agent, Host, until
+from tests.unit.supervised import Agent, Host, serving, until
 
 MIB = 1 << 20
 LIMIT = 160 * MIB
@@ -39,11 +39,7 @@ LEAK = """
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    made = Host(tmp_path_factory.mktemp("supervisor") / "place")
-    try:
-        yield made
-    finally:
-        made.end()
+    yield from serving(tmp_path_factory.mktemp("supervisor") / "place")
 
 
 @pytest.fixture

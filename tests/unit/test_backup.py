@@ -336,7 +336,10 @@ def test_a_backup_survives_sigkill(home: StoredHome, tmp_path: Path) -> None:
     for step in range(60, 300, 10):
         home.go_on(step, run="fork")
     folder, settings = tmp_path / "backup", home.settings
-    env = {**os.environ, "RESILIENT_NB_HOME": str(settings.home)}
+    # What is killed can't remove its temporary folder.
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    env = {**os.environ, "RESILIENT_NB_HOME": str(settings.home), "TMPDIR": str(temporary)}
     for seconds in (0.0, 0.03, 0.1):
         process = subprocess.Popen([sys.executable, "-c", _BACKUP, str(folder)], env=env)
         seen = len(files(folder))

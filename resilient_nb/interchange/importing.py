@@ -19,7 +19,6 @@ from resilient_nb.interchange.files import Wanted, read
 from resilient_nb.rank.tensors import check_storable, map_tensors, to_leaf, where_is
 from resilient_nb.storage.claim import owner
 from resilient_nb.storage.encoding import codecs_of, key_of
-from resilient_nb.storage.hashing import digests
 from resilient_nb.storage.keys import encrypting_key
 from resilient_nb.storage.manifest import Manifest, TensorRecord, checkpoint_of
 from resilient_nb.storage.objects import ObjectStore, join
@@ -142,9 +141,8 @@ def _write(
     state: _Flat, target: Target, identity: str, epoch: int, path: Path, compress: str
 ) -> Checkpoint:
     own = {name: leaf for name, leaf in state.leaves.items() if name not in state.tied}
-    found = digests({name: leaf.array for name, leaf in own.items()})
     options = Options(codecs=codecs_of(compress, encrypting_key()))
-    records = write_part(target.runs, identity, own, found, options=options)
+    records = write_part(target.runs, identity, own, options=options)
     tied: dict[str, TensorRecord] = {
         name: replace(records[first], name=name, tied=first) for name, first in state.tied.items()
     }

@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from resilient_nb.storage.disk import Disk
 from resilient_nb.storage.objects import Buffer, Entry, StrPath
@@ -25,7 +26,7 @@ from resilient_nb.storage.zarr3 import PAGE
 #: Smaller objects go through the page cache: `flush` writes them together.
 DIRECT_BYTES = 1 << 20
 #: What is handed to the device at once; a multiple of any block size.
-_BLOCK = 8 << 20
+_BLOCK = 2 << 20
 #: Errors of file systems that can't write directly.
 _NO_DIRECT = (errno.EINVAL, errno.EOPNOTSUPP)
 #: Errors of file systems that have no links of some kind.
@@ -180,23 +181,24 @@ class LocalStore:
         """
         file = self._disk.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | direct)
         try:
-            scratch, filled, done = _scratch.view, 0, 0
-            for part in (view.cast("B") for view in parts):
+            scratch, filled, done = _scratch.array, 0, 0
+            for part in (np.frombuffer(view, np.uint8) for view in parts):
                 at = 0
-                while at < part.nbytes:
+                while at < part.size:
                     if not filled and (straight := _straight(part[at:], direct)):
-                        self._write_all(file, part[at : at + straight])
+                        self._write_all(file, part[at : at + straight].data)
                         at, done = at + straight, done + straight
                         continue
-                    count = min(part.nbytes - at, _BLOCK - filled)
-                    scratch[filled : filled + count] = part[at : at + count]
+                    count = min(part.size - at, _BLOCK - filled)
+                    # Unlike a memoryview's, numpy's copy lets other threads run meanwhile.
+                    np.copyto(scratch[filled : filled + count], part[at : at + count])
                     at, filled = at + count, filled + count
                     if filled == _BLOCK:
-                        self._write_all(file, scratch[:_BLOCK])
+                        self._write_all(file, scratch[:_BLOCK].data)
                         done, filled = done + filled, 0
             if filled:
                 whole = -(-filled // PAGE) * PAGE if direct else filled
-                self._write_all(file, scratch[:whole])
+                self._write_all(file, scratch[:whole].data)
             if direct:
                 self._disk.truncate(file, done + filled)
         finally:
@@ -208,11 +210,11 @@ class LocalStore:
             view = view[self._disk.write(file, view) :]
 
 
-def _straight(part: memoryview, direct: int) -> int:
+def _straight(part: npt.NDArray[np.uint8], direct: int) -> int:
     """Return how many bytes can be written from where they lie."""
-    if direct and np.frombuffer(part, np.uint8).ctypes.data % PAGE:
+    if direct and part.ctypes.data % PAGE:
         return 0
-    return part.nbytes // PAGE * PAGE
+    return part.size // PAGE * PAGE
 
 
 class _Scratch(threading.local):
@@ -221,7 +223,7 @@ class _Scratch(threading.local):
     def __init__(self) -> None:
         # Not shared, which is the default: processes that are forked would write into each other's.
         self.memory = mmap.mmap(-1, _BLOCK, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        self.view = memoryview(self.memory)
+        self.array = np.frombuffer(self.memory, np.uint8)
 
 
 _scratch = _Scratch()

@@ -120,26 +120,30 @@ def hashed(
     digests: dict[str, str] = {}
     seals: Seals = {}
     for name, leaf in leaves.items():
-        array = leaf.array
-        if options.codecs or leaf.shard is not None or _is_small(leaf, options):
-            digests[name] = digest(array)
-            continue
-        data, whole = raw(array), xxhash.xxh3_128()
-        chunk = split(array.shape, array.itemsize, options.chunk_bytes)
-        size = int(np.prod(chunk, dtype=np.int64)) * array.itemsize
-        for part, at in row_chunks(array.shape, chunk, array.itemsize):
-            found = seal([data[at]], whole)
-            if data[at].size == size:  # else padding follows
-                seals[name, part] = found
-        digests[name] = whole.hexdigest()
+        digests[name], found = _hashed(leaf, options)
+        seals.update({(name, chunk): seal for chunk, seal in found.items()})
     return digests, seals
+
+
+def _hashed(leaf: TensorLeaf, options: Options) -> tuple[str, dict[str, Seal]]:
+    array, seals = leaf.array, {}
+    if options.codecs or leaf.shard is not None or _is_small(leaf, options):
+        return digest(array), {}
+    data, whole = raw(array), xxhash.xxh3_128()
+    chunk = split(array.shape, array.itemsize, options.chunk_bytes)
+    size = int(np.prod(chunk, dtype=np.int64)) * array.itemsize
+    for name, at in row_chunks(array.shape, chunk, array.itemsize):
+        found = seal([data[at]], whole)
+        if data[at].size == size:  # else padding follows
+            seals[name] = found
+    return whole.hexdigest(), seals
 
 
 def write_part(
     store: ObjectStore,
     identity: str,
     leaves: Mapping[str, TensorLeaf],
-    digests: Mapping[str, str],
+    digests: Mapping[str, str] | None = None,
     *,
     rank: int = 0,
     options: Options | None = None,
@@ -153,7 +157,8 @@ def write_part(
         store: of all runs.
         identity: of the checkpoint; its keys begin with it.
         leaves: the tensors by name, as `tree.flatten` names them. They must not change meanwhile.
-        digests: of each (`hashing.digest`); of a shard, that of the whole tensor.
+        digests: of each (`hashing.digest`); of a shard, that of the whole tensor. None if there
+            are no shards: each is found while others are on their way to the store.
         rank: tells this process's packs from the others'.
         options: how it is written.
         seals: those that are known, as of `hashed` with the same options.
@@ -173,7 +178,7 @@ def write_part(
     part = _Part(store, identity, options, keys, seals or {})
     small = {n: v for n, v in leaves.items() if _is_small(v, options)}
     jobs: list[Callable[[], list[TensorRecord]]] = [
-        partial(_write_array, part, name, leaf, digests[name])
+        partial(_write_array, part, name, leaf, None if digests is None else digests[name])
         for name, leaf in leaves.items()
         if name not in small
     ]
@@ -251,10 +256,16 @@ def commit(store: ObjectStore, manifest: Manifest) -> None:
 
 def is_committed(store: ObjectStore, identity: str) -> bool:
     """Return whether there is a checkpoint; one whose manifest was damaged counts."""
+    return root_of(store, identity) is not None
+
+
+def root_of(store: ObjectStore, identity: str) -> bytes | None:
+    """Return a checkpoint's root group, with the manifest in it; None if there is none."""
     try:
-        return not _is_bare(store.read(join(identity, "zarr.json")))
+        data = store.read(join(identity, "zarr.json"))
     except (FileNotFoundError, NotADirectoryError):
-        return False
+        return None
+    return None if _is_bare(data) else data
 
 
 def _is_bare(data: bytes) -> bool:
@@ -313,7 +324,7 @@ def _is_small(leaf: TensorLeaf, options: Options) -> bool:
     return leaf.shard is None and leaf.array.nbytes < options.pack_bytes
 
 
-def _write_array(part: _Part, name: str, leaf: TensorLeaf, digest: str) -> list[TensorRecord]:
+def _write_array(part: _Part, name: str, leaf: TensorLeaf, found: str | None) -> list[TensorRecord]:
     array, shard, key = leaf.array, leaf.shard, safe_key(name)
     shape = shard.shape if shard else array.shape
     chunk = shard.chunk if shard else split(shape, array.itemsize, part.options.chunk_bytes)
@@ -326,14 +337,18 @@ def _write_array(part: _Part, name: str, leaf: TensorLeaf, digest: str) -> list[
         pieces = {n: _padded(data[at], size) for n, at in row_chunks(shape, chunk, array.itemsize)}
     else:
         pieces = {chunk_name(shard.index): _padded_shard(leaf)} if array.size else {}
-    seals = {} if codecs else part.seals
+    seals = {n: part.seals.get((name, n)) for n in pieces}
+    if found is None:
+        assert shard is None, f"{name} is a part, whose whole's digest isn't known here"
+        found, known = _hashed(leaf, part.options)
+        seals |= known
     done = {
-        n: part.put_chunk(key, n, codecs, piece, seals.get((name, n)))
+        n: part.put_chunk(key, n, codecs, piece, None if codecs else seals[n])
         for n, piece in pieces.items()
     }
     return [
         TensorRecord(
-            name, part.identity, key, shape, array.dtype.name, leaf.torch_dtype, digest,
+            name, part.identity, key, shape, array.dtype.name, leaf.torch_dtype, found,
             int(np.prod(shape, dtype=np.int64)) * array.itemsize, chunk,
             {n: text for n, (text, _) in done.items()},
             codecs=part.options.codecs, stored=sum(stored for _, stored in done.values()),
@@ -372,7 +387,7 @@ def _packs(
 
 
 def _write_pack(
-    part: _Part, key: str, pack: Mapping[str, TensorLeaf], digests: Mapping[str, str]
+    part: _Part, key: str, pack: Mapping[str, TensorLeaf], digests: Mapping[str, str] | None
 ) -> list[TensorRecord]:
     dtype = next(iter(pack.values())).array.dtype
     offsets, length = {}, 0
@@ -387,6 +402,7 @@ def _write_pack(
     meta = array_json((length,), dtype.name, chunk, codecs, {"tensors": contents})
     part.store.put(join(part.identity, key, "zarr.json"), [meta])
     values = {name: raw(leaf.array) for name, leaf in pack.items()}
+    digests = digests or {name: digest(leaf.array) for name, leaf in pack.items()}
     name_of_chunk, whole, stored = chunk_name((0,)), "", 0
     if length:
         whole, stored = part.put_chunk(key, name_of_chunk, codecs, list(values.values()))

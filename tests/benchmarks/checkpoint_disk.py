@@ -57,9 +57,10 @@ def save_ours(
 ) -> Manifest:
     """Save what differs from `base`; return the committed manifest."""
     documents, leaves = leaves_of(state)
-    found = digests({name: leaf.array for name, leaf in leaves.items()})
-    before = {t.name: t for t in base.tensors} if base is not None else {}
-    kept = {n: t for n, t in before.items() if found.get(n) == t.digest}
+    found, kept = None, {}
+    if base is not None:
+        found = digests({name: leaf.array for name, leaf in leaves.items()})
+        kept = {t.name: t for t in base.tensors if found.get(t.name) == t.digest}
     manifest = Manifest(
         run="bench", job="bench#1", epoch=1, step=step, parent=base.id if base else None,
         world_size=1, created_at=time.time(), tensors=(),

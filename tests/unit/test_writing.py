@@ -381,6 +381,9 @@ def test_what_is_hashed_in_one_pass_is_stored_as_ever(
     records = write_part(plain, IDENTITY, leaves, found, options=options)
     assert write_part(quick, IDENTITY, leaves, found, options=options, seals=seals) == records
     assert objects(quick) == objects(plain)
+    later = LocalStore(tmp_path / "later")
+    assert write_part(later, IDENTITY, leaves, options=options) == records
+    assert objects(later) == objects(plain)
 
 
 def test_the_checkpoint_digest_covers_shared_state_alone(store: LocalStore) -> None:

@@ -74,6 +74,13 @@ def load_ipython_extension(shell: Any) -> None:
     register(shell)
 
 
+def _jupyter_server_extension_points() -> list[dict[str, Any]]:
+    """Tell a Jupyter server what to load."""
+    from resilient_nb.server.app import ResilientExtension
+
+    return [{"module": "resilient_nb.server.app", "app": ResilientExtension}]
+
+
 async def dask_setup(server: Any) -> None:
     """Make a Dask scheduler or worker ours: `--preload resilient_nb`."""
     from distributed import Scheduler, Worker

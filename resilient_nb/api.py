@@ -187,13 +187,17 @@ def diff(a: str, b: str, only: str | None = None) -> DiffReport:
         CheckpointError: this process can't see one in the store.
         CorruptCheckpoint: a tensor that had to be read is damaged.
     """
-    from resilient_nb.storage.comparing import Side, compare
+    client = connection.current()
+    return compare(client.resolve(a), client.resolve(b), only)
+
+
+def compare(a: CheckpointView, b: CheckpointView, only: str | None = None) -> DiffReport:
+    """Compare two checkpoints that were found; see `diff`."""
+    from resilient_nb.storage import comparing
     from resilient_nb.storage.mirrored import open_path
 
-    client = connection.current()
-    views = [client.resolve(ref) for ref in (a, b)]
-    one, other = (Side(view, open_path(view.path, view.copies)) for view in views)
-    return compare(one, other, only)
+    one, other = (comparing.Side(view, open_path(view.path, view.copies)) for view in (a, b))
+    return comparing.compare(one, other, only)
 
 
 def export(
@@ -295,6 +299,11 @@ class Job:
         if self._view is None or not self._view.state.final:
             self._view = self._client.watch(self.id, timeout=0.0).job
         return self._view
+
+    @property
+    def cluster_id(self) -> str:
+        """The cluster that the job belongs to; "" before it first answered."""
+        return self._client.cluster_id
 
     @property
     def state(self) -> JobState:

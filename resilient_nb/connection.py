@@ -7,7 +7,7 @@ import os
 import sys
 from dataclasses import asdict, astuple
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import distributed
 from distributed.core import rpc
@@ -16,32 +16,57 @@ from resilient_nb.client import NO_TLS, Client, Tls, security
 from resilient_nb.cluster import embedded
 from resilient_nb.config import Settings, load_settings
 from resilient_nb.core.views import ClusterView
-from resilient_nb.errors import ClusterUnreachable, ResilientError, VersionMismatch
+from resilient_nb.errors import (
+    ClusterUnreachable,
+    NoCluster,
+    ResilientError,
+    VersionMismatch,
+)
 
 _clients: dict[tuple[str, Tls], Client] = {}
 
 
-def current(settings: Settings | None = None) -> Client:
-    """Return the client of the cluster in use.
+class Chosen(NamedTuple):
+    """A cluster's address, and the certificates for it."""
+
+    address: str
+    tls: Tls = NO_TLS
+
+
+def chosen(settings: Settings) -> Chosen:
+    """Return where the cluster in use is; nothing is asked there.
 
     That is, in this order: the one that `RESILIENT_NB_ADDRESS` names, the one connected to last,
     the embedded one of this home.
 
     Raises:
-        ClusterUnreachable: there is none.
+        NoCluster: there is none.
     """
-    settings = settings or load_settings()
-    named = os.environ.get("RESILIENT_NB_ADDRESS")
-    address, tls = (named, NO_TLS) if named else _remembered(settings)
-    if not address:
-        record = embedded.find(settings)
-        if record is None:
-            raise ClusterUnreachable(
-                "No cluster is up. Start a local one with `up`, or use a team's with "
-                "`connect ADDRESS`."
-            )
-        address = record.address
-    return _client(address, tls)
+    if named := os.environ.get("RESILIENT_NB_ADDRESS"):
+        return Chosen(named)
+    if (remembered := _remembered(settings)).address:
+        return remembered
+    record = embedded.find(settings)
+    if record is None:
+        raise NoCluster(
+            "No cluster is up. Start a local one with `up`, or use a team's with `connect ADDRESS`."
+        )
+    return Chosen(record.address)
+
+
+def at(address: str, settings: Settings) -> Chosen:
+    """Return an address with the certificates that were given when it was connected to."""
+    remembered = _remembered(settings)
+    return remembered if remembered.address == address else Chosen(address)
+
+
+def current(settings: Settings | None = None) -> Client:
+    """Return the client of the cluster in use; see `chosen`.
+
+    Raises:
+        NoCluster: there is none.
+    """
+    return _client(*chosen(settings or load_settings()))
 
 
 def connect(address: str, tls: Tls = NO_TLS) -> ClusterView:
@@ -133,10 +158,11 @@ def _memory(settings: Settings) -> Path:
     return settings.home / "address"
 
 
-def _remembered(settings: Settings) -> tuple[str, Tls]:
-    """Return the address connected to last ("" if none), and its certificates."""
+def _remembered(settings: Settings) -> Chosen:
+    """Return the cluster connected to last; its address is "" if there is none."""
     try:
         address, *files = _memory(settings).read_text().split("\n")
     except FileNotFoundError:
-        return "", NO_TLS
-    return address.strip(), Tls(**dict(line.split("=", 1) for line in files if "=" in line))
+        return Chosen("")
+    found = dict(line.split("=", 1) for line in files if "=" in line)
+    return Chosen(address.strip(), Tls(**found))

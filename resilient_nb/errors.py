@@ -65,6 +65,10 @@ class ClusterUnreachable(ResilientError):
     code = "cluster-unreachable"
 
 
+class NoCluster(ClusterUnreachable):
+    """No cluster is chosen, and no local one is up: start one."""
+
+
 class VersionMismatch(ResilientError):
     """Notebook and cluster run versions that can't talk to each other."""
 

@@ -17,7 +17,7 @@ from resilient_nb.core import events as ev
 from resilient_nb.core import lookup, proposals
 from resilient_nb.core.lineage import imported
 from resilient_nb.core.model import Checkpoint, Job, JobState, Remedy, Run, StopReason
-from resilient_nb.core.names import check_name, job_id, parse_reference
+from resilient_nb.core.names import check_name, job_id, parse_reference, split_checkpoint
 from resilient_nb.core.places import Places, sub_folder
 from resilient_nb.core.recap import RecapReport, dead_letters, recap
 from resilient_nb.core.replicas import replicas_of, wanted_in
@@ -75,7 +75,7 @@ class Commands:
         self._user = user
         match request:
             case rq.GetCluster():
-                return self._cluster()
+                return self.cluster()
             case rq.PutBlob():
                 return self._put_blob(request)
             case rq.Submit():
@@ -150,7 +150,8 @@ class Commands:
         run = self._engine.world.runs[checkpoint.run]
         return self._with_copies(run, (checkpoint_view(run, checkpoint, self._root()),))[0]
 
-    def _run_view(self, name: str) -> RunView:
+    def run_view(self, name: str) -> RunView:
+        """Return a run as shown."""
         run = self._run(name)
         view = run_view(self._engine.world, run, self._root())
         return replace(view, checkpoints=self._with_copies(run, view.checkpoints))
@@ -271,9 +272,17 @@ class Commands:
         return job.state is JobState.SUCCEEDED and own[-1].id == head.id
 
     def _in_run(self, run: Run, text: str) -> Checkpoint:
-        """Resolve `digits@60`, or just `60` or `best`, to a checkpoint of this run."""
-        ref = text if text.partition("@")[0] == run.name else f"{run.name}@{text}"
-        return self.resolve(ref)
+        """Resolve `digits@60`, or just `60` or `best`, to a checkpoint of this run.
+
+        An identity must be of the run, or of what its head goes back to.
+        """
+        if split_checkpoint(text) is None:
+            whole = text.partition("@")[0] == run.name
+            return self.resolve(text if whole else f"{run.name}@{text}")
+        found = self.resolve(text)
+        if found.run != run.name and found not in lookup.lineage(self._engine.world, run):
+            raise UnknownName(f"{text} is no checkpoint of run {run.name}.")
+        return found
 
     def _new_fork(self, ref: str, name: str) -> Checkpoint:
         check_name(name)
@@ -297,6 +306,19 @@ class Commands:
                 f"Run {run.name} is {active.state} already, as job {active.id}. Wait for it, "
                 f"cancel it (%resilient cancel {run.name}), or choose another name."
             )
+
+    def _check_head(self, run: Run, seen: str | None) -> None:
+        """Refuse what was decided when the run's head was another one (None: whichever)."""
+        if seen is None or seen == (run.head or ""):
+            return
+        now = "gone" if run.head is None else self._ref(run.head)
+        raise Conflict(
+            f"The head of {run.name} is {now} by now: look again, then decide. Nothing was done."
+        )
+
+    def _ref(self, identity: str) -> str:
+        checkpoint = self._engine.world.checkpoint(identity)
+        return f"{checkpoint.run}@{checkpoint.step}"
 
     def _check_store(self) -> None:
         self._storing.check(self._engine.world.cluster_id)
@@ -357,6 +379,9 @@ class Commands:
             raise UnknownName(
                 f"Run {run.name} has no cell yet: %%resilient {run.name} gives it one."
             )
+        if request.head is not None:
+            self._check_idle(run)
+            self._check_head(run, request.head)
         spec = self._engine.world.jobs[origin.jobs[-1]].spec
         if spec.group not in self._engine.world.policy.groups_of(self._user):
             spec = replace(spec, group="")  # another's, or of before the policy changed
@@ -378,8 +403,11 @@ class Commands:
         if ref.step is None and ref.tag is None:
             raise InvalidRequest(f"Say where to: %resilient rollback {run.name}@STEP (or @TAG).")
         target = self.resolve(request.ref)
+        if request.head is not None and run.head == target.id:
+            return self.run_view(run.name)  # a repeated request
+        self._check_head(run, request.head)
         self._engine.record(ev.HeadMoved(self._engine.now(), run.name, target.id, self._user))
-        return self._run_view(run.name)
+        return self.run_view(run.name)
 
     def _tag(self, request: rq.Tag) -> RunView:
         target = self.resolve(request.ref)
@@ -389,12 +417,12 @@ class Commands:
         run = parse_reference(request.ref).run
         self._check_owner(self._run(run))
         self._engine.record(ev.CheckpointTagged(self._engine.now(), run, target.id, tag))
-        return self._run_view(run)
+        return self.run_view(run)
 
     def _fork(self, request: rq.Fork) -> RunView:
         origin = self._new_fork(request.ref, request.name)
         self._engine.record(ev.RunCreated(self._engine.now(), request.name, origin.id, self._user))
-        return self._run_view(request.name)
+        return self.run_view(request.name)
 
     def _begin_import(self, name: str) -> rq.ImportPlace:
         self._check_store()
@@ -410,7 +438,7 @@ class Commands:
             known = self._run(name).checkpoints.get(new.id)
             if known is None or known.digest != new.digest or known.job:
                 raise Conflict(f"Run {name} exists already: import under another name.")
-            return self._run_view(name)  # a repeated request
+            return self.run_view(name)  # a repeated request
         place = self._engine.settings.store
         if not self._storing.has((place,), f"runs/{new.id}/zarr.json"):
             raise CheckpointError(
@@ -419,7 +447,7 @@ class Commands:
             )
         events = ev.RunCreated(now, name, user=self._user), ev.CheckpointImported(now, new)
         self._engine.record(*events)
-        return self._run_view(name)
+        return self.run_view(name)
 
     def _retain(self, request: rq.Retain) -> RetentionReport:
         run = self._run(request.run)
@@ -438,7 +466,7 @@ class Commands:
     def _recap(self, request: rq.Recap) -> RecapReport:
         engine, now = self._engine, self._engine.now()
         steps = {
-            job.id: max((row.step for row in engine.live.rows(job.id)), default=0)
+            job.id: engine.live.reach(job.id).step
             for job in engine.world.open.values()
             if job.state.holds_gang
         }
@@ -447,7 +475,7 @@ class Commands:
 
     def _runs(self, request: rq.ListRuns) -> list[RunView]:
         names = [request.run] if request.run else list(reversed(self._known()))
-        return [self._run_view(name) for name in names]
+        return [self.run_view(name) for name in names]
 
     def reader(self, request: rq.FindJobs | rq.ReadFacts) -> Callable[[], Any]:
         """Return what answers the request; it takes a while, and needs nothing here."""
@@ -494,7 +522,8 @@ class Commands:
         known = self._engine.world.health.get(host.id)
         return host if known is None else replace(host, unwell=known.words(self._engine.now()))
 
-    def _cluster(self) -> ClusterView:
+    def cluster(self) -> ClusterView:
+        """Return the cluster as shown."""
         world, engine = self._engine.world, self._engine
         hosts = tuple(self._with_health(host) for host in engine.hosts.views(world))
         jobs = world.open.values()

@@ -351,6 +351,11 @@ class Dispatcher:
         """Return when a waiting job is expected to start, if that is known."""
         return self._starts.get(job.id)
 
+    @property
+    def plan(self) -> Plan:
+        """The last plan: positions and expected starts are as it left them."""
+        return self._plan
+
     def why(self, job: Job) -> WhyReport:
         """Return the rule that holds a job, and what would start it now."""
         world, now = self._engine.world, self._engine.now()

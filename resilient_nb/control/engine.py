@@ -42,7 +42,7 @@ from resilient_nb.core.model import (
 )
 from resilient_nb.core.policy import Policy
 from resilient_nb.core.queue import Resize, Start
-from resilient_nb.core.views import JobView, job_view
+from resilient_nb.core.views import JobView, Live, job_head, job_view
 from resilient_nb.core.world import World
 from resilient_nb.errors import InvalidTransition, JournalFailed, StaleEpoch, VersionMismatch
 from resilient_nb.ports import Clock, Journal, Launcher
@@ -195,11 +195,21 @@ class Engine:
 
     def view(self, job: Job) -> JobView:
         """Return a job as shown."""
-        self._load_series(job.id)
+        self.load_series(job.id)
+        live = self._with_more(job, self.live.of(job.id))
+        return job_view(self.world, job, live, self.settings.runs)
+
+    def head(self, job: Job) -> JobView:
+        """Return a job without what may be long."""
+        self.load_series(job.id)
+        return job_head(self.world, job, self._with_more(job, self.live.brief(job.id)))
+
+    def _with_more(self, job: Job, live: Live) -> Live:
+        """Return what is known of a job beyond the journal, with what isn't in the table."""
         trouble = () if job.state.final or not self.trouble else (self.trouble,)
         alerts = (*self.job_alerts.get(job.id, ()), *trouble)
         goodput = self.tallies.goodput(job.id, self.now())
-        live = replace(self.live.of(job.id), alerts=alerts, goodput=goodput)
+        live = replace(live, alerts=alerts, goodput=goodput)
         if job.state is JobState.QUEUED:
             live = replace(
                 live,
@@ -207,14 +217,14 @@ class Engine:
                 position=self.queue.position(job),
                 starts_at=self.queue.starts_at(job),
             )
-        return job_view(self.world, job, live, self.settings.runs)
+        return live
 
     def series(self, job: str) -> Mapping[str, tuple[tuple[int, float], ...]]:
         """Return the (step, value) pairs of each of a job's metrics, thinned."""
-        self._load_series(job)
+        self.load_series(job)
         return self.live.of(job).series
 
-    def _load_series(self, job: str) -> None:
+    def load_series(self, job: str) -> None:
         """Read what was measured before this process began, once."""
         if job not in self._loaded:
             self._loaded.add(job)
@@ -465,8 +475,7 @@ class Engine:
         if job is None:
             return
         self.live.started(job.id, fact.rank, fact.pid)
-        pids = [row.pid for row in self.live.rows(job.id)]
-        if job.state is JobState.STARTING and all(pids):
+        if job.state is JobState.STARTING and self.live.all_started(job.id):
             self.record(ev.GangStarted(self.now(), job.id, job.epoch))
 
     def _rank_done(self, fact: orders.RankDone, host: str) -> None:
@@ -513,18 +522,19 @@ class Engine:
         return True
 
     def _samples(self, report: orders.Report) -> None:
+        now = self.now()
         for sample in report.samples:
             job = self._current(sample.job, sample.epoch)
             if job is None:
                 continue
-            self._load_series(sample.job)
-            self.live.sample(sample, report.host, self.now())
-            self.recording.sample(sample, self.now(), report.round_trip, report.disk_free)
-            self.watching.sample(job, sample, self.now())
+            self.load_series(sample.job)
+            self.live.sample(sample, report.host, now)
+            self.recording.sample(sample, now, report.round_trip, report.disk_free)
+            self.watching.sample(job, sample, now)
             if sample.rank == 0:
                 busy = sample.data_s + sample.compute_s + sample.wait_s
                 pace = busy / sample.steps if sample.steps else None
-                self.tallies.stepped(job.id, self.now(), sample.step, pace)
+                self.tallies.stepped(job.id, now, sample.step, pace)
             self._shell.changed(sample.job)
         self._write_records()
 
@@ -554,14 +564,19 @@ class Engine:
         """Adopt ranks that live; count missing ones as lost; repeat orders without effect."""
         alive = {(row.job, row.epoch, row.rank): row for row in report.ranks}
         for job in [self.world.jobs[name] for name in self._on_host.get(report.host, ())]:
-            mine = [r for h, r in ranks_of(job.placement) if h == report.host]
+            mine = [
+                rank
+                for share in job.placement
+                if share.host == report.host
+                for rank in range(share.first, share.first + share.count)
+            ]
             there = [r for r in mine if (job.id, job.epoch, r) in alive]
             missing = [r for r in mine if r not in there and r not in job.ends]
             for rank in there:
                 row = alive[job.id, job.epoch, rank]
                 if row.pid and job.state is JobState.STARTING:
                     self._rank_started(orders.RankStarted(job.id, job.epoch, rank, row.pid))
-            seen = {row.rank for row in self.live.rows(job.id) if row.pid}
+            seen = {rank for rank in missing if self.live.exists(job.id, rank)}
             overdue = self._launches.overdue(job, missing, seen)
             if overdue:
                 self._lose(job, [(report.host, r) for r in overdue], "no longer has it")
@@ -587,8 +602,8 @@ class Engine:
             # It said nothing itself, and the last sample can be older than the newest checkpoint.
             head = self.world.runs[job.run].head
             reached = self.world.checkpoint(head).step if head else 0
-            rows = {row.rank: row.step for row in self.live.rows(job.id)}
-            end = replace(end, step=max(end.step, rows.get(end.rank, 0), reached))
+            step = self.live.steps(job.id).get(end.rank, 0)
+            end = replace(end, step=max(end.step, step, reached))
         self.record(ev.RankEnded(self.now(), job.id, job.epoch, end))
 
     # --- helpers ------------------------------------------------------------------------

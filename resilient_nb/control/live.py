@@ -7,12 +7,15 @@ the journal's file, from which a series is read back.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Any
 
-from resilient_nb.core.model import Cadence
+from resilient_nb.core.model import Cadence, Job
 from resilient_nb.core.thinning import MOST_METRICS, opens, spaced, stride_for
-from resilient_nb.core.views import Live, LiveRank
+from resilient_nb.core.views import Live, LiveRank, Reach, rank_view, reach
+from resilient_nb.wire.feed import RankRow
 from resilient_nb.wire.orders import Sample
 
 #: Points shown of one metric; beyond twice as many, every second one is dropped.
@@ -49,49 +52,98 @@ class Thinned:
             return tuple(self._points)
         return (*self._points, self._last)
 
-    def newest(self) -> float:
-        """Return the last value, NaN if there is none."""
-        return self._last[1] if self._last is not None else float("nan")
+    @property
+    def last(self) -> tuple[int, float] | None:
+        """The newest point."""
+        return self._last
 
 
-class _Pace:
-    """What a rank's steps take, by phase: an average in which the past fades."""
+#: What of a rank is told to who follows its job.
+_TOLD = RankRow._fields[:-1]
+_told = attrgetter(*_TOLD)
+#: Of a rank that has said nothing.
+_SILENT = Sample("", 0, 0, phase="")
 
-    def __init__(self) -> None:
-        self.longest = 0.0
-        self._at = 0.0
-        self._sums = (0.0,) * 5
 
-    def add(self, sample: Sample, now: float) -> None:
-        """Take the steps that a sample tells of."""
-        if not sample.steps:
-            return
-        new = (
-            sample.steps, sample.data_s, sample.compute_s, sample.wait_s, sample.checkpoint_s,
+class _Rank:
+    """What a rank has said last. A row to look at is made when somebody looks.
+
+    What its steps take, by phase, is an average in which the past fades.
+    """
+
+    __slots__ = (
+        "_checkpoint", "_compute", "_data", "_longest", "_sample", "_seen_at", "_stepped_at",
+        "_steps", "_view", "_wait", "host", "pid", "rank", "state", "step", "total_steps",
+    )  # fmt: skip
+
+    def __init__(self, rank: int, host: str = "", now: float = 0.0) -> None:
+        self.rank, self.host, self.pid = rank, host, 0
+        self.state, self.step = "starting", 0
+        self.total_steps: int | None = None
+        self._sample: Sample | None = None
+        self._view: LiveRank | None = None
+        self._seen_at = now
+        self._steps = self._data = self._compute = self._wait = self._checkpoint = 0.0
+        self._longest = self._stepped_at = 0.0
+
+    def started(self, pid: int) -> None:
+        """Its process exists."""
+        self.pid, self.state, self._view = pid, "running", None
+
+    def take(self, sample: Sample, host: str, now: float) -> None:
+        """Take the newest sample."""
+        self._sample, self.host, self._seen_at, self._view = sample, host, now, None
+        self.state, self.pid = sample.state, sample.pid
+        self.step, self.total_steps = sample.step, sample.total_steps
+        if sample.steps:
+            keep = 0.5 ** (max(0.0, now - self._stepped_at) / _FADES)
+            self._steps = keep * self._steps + sample.steps
+            self._data = keep * self._data + sample.data_s
+            self._compute = keep * self._compute + sample.compute_s
+            self._wait = keep * self._wait + sample.wait_s
+            self._checkpoint = keep * self._checkpoint + sample.checkpoint_s
+            self._stepped_at = now
+            if sample.longest_s > self._longest:
+                self._longest = sample.longest_s
+
+    @property
+    def rate(self) -> float:
+        """Steps a second."""
+        return self._sample.rate if self._sample is not None else 0.0
+
+    def view(self) -> LiveRank:
+        """Return the rank as a row."""
+        if self._view is None:
+            self._view = self._row()
+        return self._view
+
+    def _row(self) -> LiveRank:
+        told = dict(zip(_TOLD, self.cells(), strict=True))
+        return LiveRank(**told, seen_at=self._seen_at, missing=(self._sample or _SILENT).missing)
+
+    def cells(self) -> tuple[Any, ...]:
+        """Return the cells of a `RankRow`, but for the last: thousands are told each second."""
+        said = self._sample or _SILENT
+        steps = self._steps or 1.0
+        return (
+            self.rank, self.state, self.host, self.pid, self.step, self.total_steps, said.rate,
+            said.rss, said.cpu, said.phase, said.phase_s, self._data / steps,
+            self._compute / steps, self._wait / steps, self._checkpoint / steps, self._longest,
+            said.peak_rss, said.limit, said.read, said.written,
         )  # fmt: skip
-        keep = 0.5 ** (max(0.0, now - self._at) / _FADES)
-        self._sums = tuple(keep * old + more for old, more in zip(self._sums, new, strict=True))
-        self._at = now
-        self.longest = max(self.longest, sample.longest_s)
-
-    def parts(self) -> tuple[float, float, float, float]:
-        """Return the seconds of a step: data, compute, wait, checkpoint."""
-        steps, data, compute, wait, checkpoint = self._sums
-        if not steps:
-            return (0.0, 0.0, 0.0, 0.0)
-        return data / steps, compute / steps, wait / steps, checkpoint / steps
 
 
 @dataclass
 class _JobLive:
-    ranks: dict[int, LiveRank] = field(default_factory=dict)
-    paces: dict[int, _Pace] = field(default_factory=dict)
+    ranks: dict[int, _Rank] = field(default_factory=dict)
     began: float = 0.0
     warm_up: float | None = None  # seconds from the last start to its first step
     series: dict[str, Thinned] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     cadence: Cadence | None = None
     heard: dict[str, float] = field(default_factory=dict)  # when metrics last had a new point
+    fresh: set[int] = field(default_factory=set)  # ranks that are new to who follows the job
+    grown: set[str] = field(default_factory=set)  # and metrics
 
 
 class LiveTable:
@@ -104,88 +156,74 @@ class LiveTable:
         """Forget the last attempt's ranks and expect new ones on `hosts`."""
         known = self._of(job)
         known.began, known.cadence = now, None
-        known.paces = {}
         # The place in the loop is kept until the rank says its own: a bar never jumps to zero.
-        old = known.ranks
-        known.ranks = {
-            rank: LiveRank(
-                rank=rank,
-                host=host,
-                step=old[rank].step if rank in old else 0,
-                total_steps=old[rank].total_steps if rank in old else None,
-                seen_at=now,
-            )
-            for rank, host in hosts.items()
-        }
+        old, known.ranks = known.ranks, {}
+        for rank, host in hosts.items():
+            row = known.ranks[rank] = _Rank(rank, host, now)
+            if rank in old:
+                row.step, row.total_steps = old[rank].step, old[rank].total_steps
+        known.fresh = set(known.ranks)
 
     def started(self, job: str, rank: int, pid: int) -> None:
         """A rank's process exists."""
         known = self._of(job)
-        row = known.ranks.get(rank, LiveRank(rank))
-        known.ranks[rank] = replace(row, pid=pid, state="running")
+        known.ranks.setdefault(rank, _Rank(rank)).started(pid)
+        known.fresh.add(rank)
+
+    def all_started(self, job: str) -> bool:
+        """Whether the processes of all expected ranks exist."""
+        return all(row.pid for row in self._of(job).ranks.values())
+
+    def exists(self, job: str, rank: int) -> bool:
+        """Whether a rank's process was heard of."""
+        row = self._of(job).ranks.get(rank)
+        return row is not None and bool(row.pid)
 
     def sample(self, sample: Sample, host: str, now: float) -> None:
         """Take a rank's newest sample; metrics are those of rank 0."""
-        known = self._of(sample.job)
-        before = known.ranks.get(sample.rank)
-        if known.began and before is not None and sample.step > before.step:
+        known, rank = self._of(sample.job), sample.rank
+        row = known.ranks.get(rank)
+        if row is None:
+            row = known.ranks[rank] = _Rank(rank)
+        elif known.began and sample.step > row.step:
             known.warm_up, known.began = now - known.began, 0.0
-        pace = known.paces.setdefault(sample.rank, _Pace())
-        pace.add(sample, now)
-        data_s, compute_s, wait_s, checkpoint_s = pace.parts()
-        known.ranks[sample.rank] = LiveRank(
-            rank=sample.rank,
-            state=sample.state,
-            host=host,
-            pid=sample.pid,
-            step=sample.step,
-            total_steps=sample.total_steps,
-            rate=sample.rate,
-            rss=sample.rss,
-            cpu=sample.cpu,
-            seen_at=now,
-            phase=sample.phase,
-            phase_s=sample.phase_s,
-            data_s=data_s,
-            compute_s=compute_s,
-            wait_s=wait_s,
-            checkpoint_s=checkpoint_s,
-            longest_s=pace.longest,
-            peak_rss=sample.peak_rss,
-            limit=sample.limit,
-            read=sample.read,
-            written=sample.written,
-            missing=sample.missing,
-        )
-        if sample.rank == 0:
+        row.take(sample, host, now)
+        known.fresh.add(rank)
+        if rank == 0:
             known.cadence = sample.cadence
             for step, values in sample.points:
                 for name, value in values.items():
                     if name in known.series or len(known.series) < MOST_METRICS:
                         known.series.setdefault(name, Thinned()).add(step, value)
                         known.heard[name] = now
+                        known.grown.add(name)
 
     def rows(self, job: str) -> tuple[LiveRank, ...]:
         """Return a job's ranks, without the rest of its view."""
-        return tuple(self._of(job).ranks.values())
+        return tuple(row.view() for row in self._of(job).ranks.values())
+
+    def reach(self, job: str) -> Reach:
+        """Return how far a job's ranks say that they are."""
+        return reach(self._of(job).ranks.values())
+
+    def steps(self, job: str) -> dict[int, int]:
+        """Return the last step of each of a job's ranks."""
+        return {rank: row.step for rank, row in self._of(job).ranks.items()}
 
     def metrics(self, job: str) -> dict[str, tuple[float, float]]:
         """Return the newest value of each of a job's metrics, and when that came."""
         known = self._of(job)
+        last = {name: known.series[name].last for name in known.heard}
         return {
-            name: (known.series[name].newest(), at)
-            for name, at in known.heard.items()
-            if name in known.series
+            name: (point[1], known.heard[name]) for name, point in last.items() if point is not None
         }
 
     def remaining(self, job: str) -> float | None:
         """Return the seconds left by the live step rate; None before it can be trusted."""
-        rows = [row for row in self._of(job).ranks.values() if row.state == "running"]
-        total = next((row.total_steps for row in rows if row.total_steps is not None), None)
-        rates = [row.rate for row in rows if row.rate > 0]
-        if total is None or not rates:
+        known = reach(row for row in self._of(job).ranks.values() if row.state == "running")
+        if known.total_steps is None or not known.rate:
             return None
-        return max(0, total - max(row.step for row in rows)) / min(rates)
+        return max(0, known.total_steps - known.step) / known.rate
 
     def warm_up(self, job: str, default: float) -> float:
         """Return the seconds that the job's last start took up to its first step."""
@@ -197,6 +235,7 @@ class LiveTable:
         known = self._of(job)
         for name, points in series.items():
             known.series.setdefault(name, Thinned(points))
+            known.grown.add(name)
 
     def note(self, job: str, text: str) -> None:
         """Keep a line for the user; the oldest of many are dropped, repeats too."""
@@ -209,11 +248,62 @@ class LiveTable:
         """Return the live part of a job's view."""
         known = self._of(job)
         return Live(
-            ranks=tuple(known.ranks[rank] for rank in sorted(known.ranks)),
+            ranks=tuple(known.ranks[rank].view() for rank in sorted(known.ranks)),
             series={name: series.points() for name, series in known.series.items()},
             notes=tuple(known.notes),
             cadence=known.cadence,
         )
 
+    def brief(self, job: str) -> Live:
+        """Return the same without rows; of each series only the last point."""
+        known = self._of(job)
+        last = {name: series.last for name, series in known.series.items()}
+        return Live(
+            series={name: (point,) for name, point in last.items() if point is not None},
+            notes=tuple(known.notes),
+            cadence=known.cadence,
+            reach=reach(known.ranks.values()),
+        )
+
+    # --- for who follows a job ----------------------------------------------------------
+
+    def world(self, job: str) -> int:
+        """Return how many ranks a job has."""
+        return max(self._of(job).ranks, default=-1) + 1
+
+    def fresh(self, job: Job) -> Iterator[tuple[Any, ...]]:
+        """Yield the cells of the ranks of which something is new since this was asked last.
+
+        They are those of a `RankRow`, but for the last.
+        """
+        known = self._of(job.id)
+        fresh, known.fresh = known.fresh, set()
+        for rank in sorted(fresh & known.ranks.keys()):
+            row = known.ranks[rank]
+            yield _told(rank_view(job, row.view())) if rank in job.ends else row.cells()
+
+    def grown(self, job: str) -> dict[str, tuple[tuple[int, float], ...]]:
+        """Return the series of which something is new since this was asked last."""
+        known = self._of(job)
+        grown, known.grown = known.grown, set()
+        return {name: known.series[name].points() for name in sorted(grown)}
+
+    def told(self, job: str) -> tuple[str, ...]:
+        """Return a job's notes."""
+        return tuple(self._of(job).notes)
+
+    def touch(self, job: str, ranks: Collection[int]) -> None:
+        """Have some ranks of a job count as new."""
+        if ranks:
+            self._of(job).fresh.update(ranks)
+
+    def renew(self, job: str) -> None:
+        """Have everything of a job count as new."""
+        known = self._of(job)
+        known.fresh, known.grown = set(known.ranks), set(known.series)
+
     def _of(self, job: str) -> _JobLive:
-        return self._jobs.setdefault(job, _JobLive())
+        known = self._jobs.get(job)
+        if known is None:
+            known = self._jobs[job] = _JobLive()
+        return known

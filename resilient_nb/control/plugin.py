@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import defaultdict
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -24,6 +23,7 @@ from resilient_nb.control.autoscale import Autoscale
 from resilient_nb.control.commands import Commands
 from resilient_nb.control.cordon import Cordon
 from resilient_nb.control.engine import Engine, Shell
+from resilient_nb.control.feed import Feed
 from resilient_nb.control.identity import Identities, Identity
 from resilient_nb.control.metrics import Metrics, metrics_url
 from resilient_nb.control.mlflow_sync import MlflowSync
@@ -35,6 +35,7 @@ from resilient_nb.control.opening import (
     open_journal,
     problem,
 )
+from resilient_nb.control.pieces import Sources
 from resilient_nb.control.policy_file import PolicyFile
 from resilient_nb.control.preflight import missing
 from resilient_nb.control.replication import Replication
@@ -49,6 +50,7 @@ from resilient_nb.processes import os_user
 from resilient_nb.storage.journal import SqliteJournal
 from resilient_nb.wire import requests as rq
 from resilient_nb.wire.codec import HELLO, ORDER, PROTOCOL, REPORT, REQUEST, build, plain
+from resilient_nb.wire.feed import Follow
 from resilient_nb.wire.orders import ORDERS, Report, ReportReply
 
 logger = logging.getLogger(__name__)
@@ -56,35 +58,6 @@ logger = logging.getLogger(__name__)
 #: Between looks at a long queue, and at what is to be swept from the store, in seconds.
 _PLAN_EVERY, _SWEEP_EVERY = 0.05, 0.5
 _STARTING = Unopened(ResilientError("The cluster is starting."), "")
-
-
-class Feed:
-    """Versions of jobs' views, and waiting for the next one."""
-
-    def __init__(self) -> None:
-        # Beginning at the clock, so that no version of an earlier scheduler comes again.
-        start = int(time.time() * 1000)
-        self._versions: dict[str, int] = defaultdict(lambda: start)
-        self._news: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
-
-    def changed(self, job: str) -> None:
-        """A job's view is new: wake those who wait for it."""
-        self._versions[job] += 1
-        if job in self._news:
-            self._news.pop(job).set()
-
-    def version(self, job: str) -> int:
-        """Return the number of the job's newest view."""
-        return self._versions[job]
-
-    async def wait(self, job: str, seen: int, timeout: float) -> None:
-        """Return when the version is no longer `seen`, or after `timeout` seconds."""
-        if self._versions[job] == seen:
-            news = self._news[job]
-            try:
-                await asyncio.wait_for(news.wait(), timeout)
-            except TimeoutError:
-                return
 
 
 class ControlPlugin(SchedulerPlugin):
@@ -180,6 +153,8 @@ class ControlPlugin(SchedulerPlugin):
         )
         self._storing.waits_for(self._engine.world.cluster_id)  # begin to look
         self._alerting = Alerting(self._engine)
+        commands, alerts = self._commands, self._alerting.report
+        self._feed.begin(Sources(self._engine, commands.cluster, commands.run_view, alerts))
         self._metrics = Metrics(self._engine, self._alerting)
         self._spans = Spans(self._engine)
         self._mlflow = MlflowSync(self._engine)
@@ -274,7 +249,8 @@ class ControlPlugin(SchedulerPlugin):
             if await self._identities.hello(comm, claim, token):
                 return {"ok": plain(rq.Welcome(wants_token=True))}
             known = self._identity(comm)
-            return {"ok": plain(rq.Welcome(known.user, known.source))}
+            mine = self._engine.world.cluster_id
+            return {"ok": plain(rq.Welcome(known.user, known.source, cluster_id=mine))}
         except ResilientError as error:
             return {"error": error.to_wire()}
 
@@ -289,6 +265,8 @@ class ControlPlugin(SchedulerPlugin):
             user = self._identity(comm).user
             if isinstance(message, rq.Watch):
                 return {"ok": plain(await self._watch(message))}
+            if isinstance(message, Follow):
+                return {"ok": plain(await self._feed.follow(message))}
             if isinstance(message, (rq.FindJobs, rq.ReadFacts)):
                 read = self._commands.reader(message)
                 return {"ok": await asyncio.to_thread(lambda: plain(read()))}
@@ -357,6 +335,7 @@ class ControlPlugin(SchedulerPlugin):
     def _observe(self) -> None:
         """Look whom to tell what: also when the tick failed."""
         try:
+            self._feed.look()
             self._mlflow.look()
             self._alerting.look()
         except Exception:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from resilient_nb.core.facts import Facts, place
 from resilient_nb.core.thinning import MOST_METRICS
@@ -30,13 +30,92 @@ _GAP = 5.0
 _Key = tuple[str, int, int]  # job, epoch, rank
 
 
-@dataclass
+@dataclass(slots=True)
 class _Last:
     """What the sample before said, and when it came."""
 
     at: float
     read: int
     written: int
+
+
+@dataclass(slots=True)
+class _Second:
+    """What a rank's samples of one second say: `Facts` to which more is added, in place.
+
+    Thousands of samples come each second.
+    """
+
+    epoch: int
+    at: int
+    seconds: float = 0.0
+    step: int = 0
+    steps: int = 0
+    items: int = 0
+    data_s: float = 0.0
+    compute_s: float = 0.0
+    wait_s: float = 0.0
+    checkpoint_s: float = 0.0
+    longest_s: float = 0.0
+    rss: int = 0
+    cpu_s: float = 0.0
+    read: int = 0
+    written: int = 0
+    missing_s: float = 0.0
+    round_trip: float = 0.0
+    disk_free: int | None = None
+
+    def add(self, sample: Sample, seconds: float, last: _Last) -> None:
+        """Add a sample, so many seconds after the last one."""
+        self.seconds += seconds
+        self.step = sample.step
+        self.steps += sample.steps
+        self.items += sample.items
+        self.data_s += sample.data_s
+        self.compute_s += sample.compute_s
+        self.wait_s += sample.wait_s
+        self.checkpoint_s += sample.checkpoint_s
+        if sample.longest_s > self.longest_s:
+            self.longest_s = sample.longest_s
+        if sample.rss > self.rss:
+            self.rss = sample.rss
+        self.cpu_s += sample.cpu * seconds
+        if sample.read > last.read:
+            self.read += sample.read - last.read
+        if sample.written > last.written:
+            self.written += sample.written - last.written
+        if sample.missing:
+            self.missing_s += seconds
+
+    def host(self, round_trip: float, disk_free: int | None) -> None:
+        """Take how its host is."""
+        if round_trip > self.round_trip:
+            self.round_trip = round_trip
+        if disk_free is not None and (self.disk_free is None or disk_free < self.disk_free):
+            self.disk_free = disk_free
+
+    def facts(self) -> Facts:
+        """Return it as a row."""
+        return Facts(
+            epoch=self.epoch,
+            at=self.at,
+            seconds=self.seconds,
+            step=self.step,
+            steps=self.steps,
+            items=self.items,
+            data_s=self.data_s,
+            compute_s=self.compute_s,
+            wait_s=self.wait_s,
+            checkpoint_s=self.checkpoint_s,
+            longest_s=self.longest_s,
+            rss=self.rss,
+            cpu_s=self.cpu_s,
+            read=self.read,
+            written=self.written,
+            missing_s=self.missing_s,
+            round_trip=self.round_trip,
+            disk_free=self.disk_free,
+        )
 
 
 class Recording:
@@ -57,7 +136,7 @@ class Recording:
         self._records = records
         self._adopted = frozenset(adopted)
         self._last: dict[_Key, _Last] = {}
-        self._facts: dict[tuple[_Key, int], Facts] = {}  # by second
+        self._facts: dict[tuple[_Key, int], _Second] = {}
         self._points: list[tuple[str, str, int, float]] = []
         self._written_at = 0.0
 
@@ -66,45 +145,31 @@ class Recording:
     ) -> None:
         """Take a sample of a current attempt, and how its host is; metrics are those of rank 0."""
         key = (sample.job, sample.epoch, sample.rank)
-        row = replace(self._row(key, sample, now), round_trip=round_trip, disk_free=disk_free)
-        before = self._facts.get((key, row.at))
-        if before is not None:
-            self._facts[key, row.at] = before + row
-        elif len(self._facts) < _MOST_WAITING:
-            self._facts[key, row.at] = row
-        else:
-            self.lost += 1
+        second = place(now, 1)
+        known = self._facts.get((key, second))
+        if known is None:
+            known = _Second(sample.epoch, second)
+            if len(self._facts) < _MOST_WAITING:
+                self._facts[key, second] = known
+            else:
+                self.lost += 1
+        self._add(key, known, sample, now)
+        known.host(round_trip, disk_free)
         if sample.rank == 0 and sample.points:
             self._add_points(sample)
 
-    def _row(self, key: _Key, sample: Sample, now: float) -> Facts:
+    def _add(self, key: _Key, known: _Second, sample: Sample, now: float) -> None:
         last = self._last.get(key)
         if last is None:
             # Of a rank that began with us everything is new; of another, nobody knows what is.
-            known = key[:2] in self._adopted
-            last = _Last(now, sample.read if known else 0, sample.written if known else 0)
+            adopted = key[:2] in self._adopted
+            last = self._last[key] = _Last(
+                now, sample.read if adopted else 0, sample.written if adopted else 0
+            )
         passed = now - last.at
-        seconds = passed if 0 <= passed <= _GAP else 0.0
-        row = Facts(
-            epoch=sample.epoch,
-            at=place(now, 1),
-            seconds=seconds,
-            step=sample.step,
-            steps=sample.steps,
-            items=sample.items,
-            data_s=sample.data_s,
-            compute_s=sample.compute_s,
-            wait_s=sample.wait_s,
-            checkpoint_s=sample.checkpoint_s,
-            longest_s=sample.longest_s,
-            rss=sample.rss,
-            cpu_s=sample.cpu * seconds,
-            read=max(0, sample.read - last.read),
-            written=max(0, sample.written - last.written),
-            missing_s=seconds if sample.missing else 0.0,
-        )
-        self._last[key] = _Last(now, max(sample.read, last.read), max(sample.written, last.written))
-        return row
+        known.add(sample, passed if 0 <= passed <= _GAP else 0.0, last)
+        last.at = now
+        last.read, last.written = max(sample.read, last.read), max(sample.written, last.written)
 
     def _add_points(self, sample: Sample) -> None:
         new = [
@@ -138,7 +203,7 @@ class Recording:
         """Write what is new. It never raises."""
         if not self._facts and not self._points:
             return
-        rows = [(key[0], key[2], row) for (key, _), row in self._facts.items()]
+        rows = [(key[0], key[2], row.facts()) for (key, _), row in self._facts.items()]
         try:
             self._records.write(self._points, rows)
             self.trouble = ""

@@ -114,6 +114,12 @@ class Watching:
         if sample.limit:
             self._note_memory(job, known, now)
 
+    def stragglers(self, job: Job) -> frozenset[int]:
+        """Return the ranks of a job's current attempt that keep the others waiting."""
+        gang = self._gangs.get(job.id)
+        race = gang.race if gang is not None and gang.epoch == job.epoch else None
+        return race.stragglers if race is not None and job.state.holds_gang else frozenset()
+
     def reported(self) -> None:
         """A report was taken: look at those of which it said something odd."""
         now, suspects = self._engine.now(), self._suspects

@@ -93,15 +93,17 @@ def _key(rule: Rule, labels: Mapping[str, str]) -> str:
     return rule.name + "{" + ",".join(f"{n}={labels.get(n, '')}" for n in names) + "}"
 
 
-def _new(rule: Rule, key: str, fact: Fact, stage: Stage, at: float) -> Alert:
-    labels = {
+def _labels(rule: Rule, fact: Fact) -> dict[str, str]:
+    own = {
         name: value
         for name, value in fact.labels.items()
         if not rule.by or name in rule.by or rule.kind is Kind.EVENT
     }
-    return Alert(
-        key, rule.name, rule.severity, {**labels, **rule.labels}, stage, at, at, last_at=at
-    )
+    return {**own, **rule.labels}
+
+
+def _new(rule: Rule, key: str, fact: Fact, stage: Stage, at: float) -> Alert:
+    return Alert(key, rule.name, rule.severity, _labels(rule, fact), stage, at, at, last_at=at)
 
 
 class _Moment:
@@ -208,7 +210,12 @@ class _Moment:
                 )
             elif fact.at > alert.last_at:
                 alert = replace(
-                    alert, text=text, value=fact.value, count=alert.count + 1, last_at=fact.at
+                    alert,
+                    text=text,
+                    labels=_labels(rule, fact),
+                    value=fact.value,
+                    count=alert.count + 1,
+                    last_at=fact.at,
                 )
         return alert
 

@@ -41,6 +41,10 @@ def checkpoint(world: World, text: str) -> Checkpoint:
     """
     ref = parse_reference(text)
     found = run(world, ref.run)
+    if ref.epoch is not None:
+        if str(ref) not in found.checkpoints:
+            raise UnknownName(f"There is no checkpoint {ref}, or no longer: retention drops some.")
+        return found.checkpoints[str(ref)]
     if ref.tag is not None:
         if ref.tag not in found.tags:
             known = ", ".join(sorted(found.tags)) or "none"

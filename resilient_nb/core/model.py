@@ -164,13 +164,16 @@ class Cell:
     """The source of a cell and what its tracebacks need.
 
     `filename` is what the notebook calls the cell in tracebacks, `sources` maps file names of
-    captured helpers to their text, `label` is what a person calls the cell (`In [5]`).
+    captured helpers to their text, `label` is what a person calls the cell (`In [5]`). Where it is:
+    `notebook` is a path below the Jupyter server's root, `cell_id` the cell's in it; "" if unknown.
     """
 
     source: str
     filename: str = "<cell>"
     label: str = "cell"
     sources: Mapping[str, str] = field(default_factory=dict)
+    notebook: str = ""
+    cell_id: str = ""
 
 
 @dataclass(frozen=True)

@@ -39,24 +39,33 @@ def split_job(text: str) -> tuple[str, int | None]:
 
 @dataclass(frozen=True)
 class Reference:
-    """A checkpoint as people write it. Neither step nor tag means the head."""
+    """A checkpoint as people write it. Neither step nor tag means the head.
+
+    `epoch` says which one of a step that several attempts have saved; None: whichever is right.
+    """
 
     run: str
     step: int | None = None
     tag: str | None = None
+    epoch: int | None = None
 
     def __str__(self) -> str:
+        if self.step is not None and self.epoch is not None:
+            return checkpoint_id(self.run, self.step, self.epoch)
         if self.step is not None:
             return f"{self.run}@{self.step}"
         return f"{self.run}@{self.tag}" if self.tag is not None else self.run
 
 
 def parse_reference(text: str) -> Reference:
-    """Parse `run`, `run@step` or `run@tag`.
+    """Parse `run`, `run@step`, `run@tag` or a checkpoint's identity (`run/00000060-e1`).
 
     Raises:
         InvalidRequest: if it is none of these.
     """
+    if (exact := split_checkpoint(text)) is not None:
+        run, step, epoch = exact
+        return Reference(run, step, epoch=epoch)
     run, mark, rest = text.partition("@")
     check_name(run)
     if not mark:
@@ -86,3 +95,10 @@ def split_checkpoint(identity: str) -> tuple[str, int, int] | None:
         return None
     found = (run, int(step), int(epoch))
     return found if checkpoint_id(*found) == identity else None
+
+
+def reference(identity: str) -> str:
+    """Return a checkpoint's identity (`digits/00000060-e1`) as people type it (`digits@60`)."""
+    run, _, rest = identity.partition("/")
+    step = rest.partition("-")[0]
+    return f"{run}@{int(step)}" if step.isdecimal() else identity

@@ -37,9 +37,14 @@ class Straggler:
 
 
 class Race:
-    """The latest steps of a gang's ranks, and since when each is slow."""
+    """The latest steps of a gang's ranks, and since when each is slow.
+
+    Attributes:
+        stragglers: the ranks that have been slow for long.
+    """
 
     def __init__(self, ranks: int) -> None:
+        self.stragglers: frozenset[int] = frozenset()
         self._window = dict.fromkeys(range(ranks), Made())
         self._slow = dict.fromkeys(range(ranks), Made())
         self._behind = set(self._window)  # who hasn't made a window's steps
@@ -59,8 +64,10 @@ class Race:
             self._slow[rank] = self._slow[rank] + made if slow else Made()
         self._window = dict.fromkeys(takes, Made())
         self._behind = set(takes)
-        long = [r for r, s in self._slow.items() if s.steps >= STEPS and s.compute_s >= SECONDS]
-        if not long:
+        self.stragglers = frozenset(
+            r for r, s in self._slow.items() if s.steps >= STEPS and s.compute_s >= SECONDS
+        )
+        if not self.stragglers:
             return None
-        worst = max(long, key=lambda r: (takes[r], -r))
+        worst = max(self.stragglers, key=lambda r: (takes[r], -r))
         return Straggler(worst, takes[worst], usual)

@@ -7,8 +7,9 @@ view is complete but for the ranks' last second.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from resilient_nb.core.goodput import Goodput
 from resilient_nb.core.model import (
@@ -19,7 +20,6 @@ from resilient_nb.core.model import (
     Job,
     JobState,
     Proposal,
-    RankEnd,
     Run,
 )
 from resilient_nb.core.world import World
@@ -125,6 +125,8 @@ class JobView:
     chaos: tuple[Injected, ...] = ()  # what was broken on purpose
     inputs: tuple[str, ...] = ()  # names that it gets from jobs in `after`
     reads: Mapping[str, str] = field(default_factory=dict)  # declared data: names and places
+    notebook: str = ""  # the path of the notebook that it was submitted from, "" if unknown
+    cell_id: str = ""  # and the cell's
 
 
 @dataclass(frozen=True)
@@ -277,8 +279,17 @@ class ClusterView:
 
 
 @dataclass(frozen=True)
+class Reach:
+    """How far a gang is by what its ranks say, and the rate of the slowest that makes steps."""
+
+    step: int = 0
+    total_steps: int | None = None
+    rate: float = 0.0
+
+
+@dataclass(frozen=True)
 class Live:
-    """What is known of a job beyond the journal."""
+    """What is known of a job beyond the journal. `reach` is None: ask the ranks."""
 
     ranks: tuple[LiveRank, ...] = ()
     series: Mapping[str, tuple[tuple[int, float], ...]] = field(default_factory=dict)
@@ -289,6 +300,17 @@ class Live:
     cadence: Cadence | None = None
     alerts: tuple[str, ...] = ()
     goodput: Goodput | None = None
+    reach: Reach | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a job is."""
+
+    step: int
+    total_steps: int | None
+    rate: float
+    eta_s: float | None
 
 
 def checkpoint_view(run: Run, checkpoint: Checkpoint, root: str) -> CheckpointView:
@@ -312,19 +334,63 @@ def checkpoint_view(run: Run, checkpoint: Checkpoint, root: str) -> CheckpointVi
     )
 
 
+class Reaching(Protocol):
+    """A rank, as far as `reach` looks at it."""
+
+    @property
+    def step(self) -> int: ...
+
+    @property
+    def total_steps(self) -> int | None: ...
+
+    @property
+    def rate(self) -> float: ...
+
+
+def reach(ranks: Iterable[Reaching]) -> Reach:
+    """Return how far the ranks of a gang say that they are."""
+    rows = tuple(ranks)
+    return Reach(
+        max((row.step for row in rows), default=0),
+        next((row.total_steps for row in rows if row.total_steps is not None), None),
+        min((row.rate for row in rows if row.rate > 0), default=0.0),
+    )
+
+
+def progress(world: World, job: Job, known: Reach) -> Progress:
+    """Return how far a job is, by its ranks and by what is in the journal."""
+    run = world.runs[job.run]
+    # A rank's last word can be older than the newest checkpoint, and the other way round.
+    reached = [known.step, *(end.step for end in job.ends.values())]
+    newest_first = reversed(tuple(run.checkpoints.values()))
+    last = next((c for c in newest_first if c.job == job.id), None)
+    reached += [] if last is None else [last.step]
+    reached += [] if job.state.final else [_head_step(world, run)]
+    step, total = max(reached), known.total_steps
+    rate = known.rate if job.state is JobState.RUNNING else 0.0
+    eta = max(0, total - step) / rate if total is not None and rate > 0 else None
+    return Progress(step, total, rate, eta)
+
+
 def job_view(world: World, job: Job, live: Live, root: str) -> JobView:
     """Return a job as shown."""
     run = world.runs[job.run]
-    own = [c for c in run.checkpoints.values() if c.job == job.id]
-    # A rank's last word can be older than the newest checkpoint, and the other way round.
-    reached = [r.step for r in live.ranks] + [end.step for end in job.ends.values()]
-    reached += [own[-1].step] if own else []
-    reached += [] if job.state.final else [_head_step(world, run)]
-    step = max(reached, default=0)
-    total = next((r.total_steps for r in live.ranks if r.total_steps is not None), None)
-    rates = [r.rate for r in live.ranks if r.rate > 0]
-    rate = min(rates) if rates and job.state is JobState.RUNNING else 0.0
-    left = max(0, total - step) if total is not None else None
+    return replace(
+        job_head(world, job, live),
+        ranks=tuple(rank_view(job, row) for row in live.ranks),
+        series=live.series,
+        checkpoints=tuple(
+            checkpoint_view(run, c, root) for c in run.checkpoints.values() if c.job == job.id
+        ),
+        failures=job.failures,
+        notes=live.notes,
+        chaos=job.chaos,
+    )
+
+
+def job_head(world: World, job: Job, live: Live) -> JobView:
+    """Return a job without what may be long: ranks, series, checkpoints and its history."""
+    found = progress(world, job, reach(live.ranks) if live.reach is None else live.reach)
     return JobView(
         id=job.id,
         run=job.run,
@@ -338,18 +404,18 @@ def job_view(world: World, job: Job, live: Live, root: str) -> JobView:
         ended_at=job.ended_at,
         attempts=job.attempts,
         epoch=job.epoch,
-        step=step,
-        total_steps=total,
-        rate=rate,
-        eta_s=left / rate if left is not None and rate > 0 else None,
+        step=found.step,
+        total_steps=found.total_steps,
+        rate=found.rate,
+        eta_s=found.eta_s,
         out=job.spec.out,
         returned=job.returned,
-        ranks=_ranks(job, live),
+        ranks=(),
         metrics={name: points[-1][1] for name, points in live.series.items() if points},
-        series=live.series,
-        checkpoints=tuple(checkpoint_view(run, c, root) for c in own),
-        failures=job.failures,
-        notes=live.notes,
+        series={},
+        checkpoints=(),
+        failures=(),
+        notes=(),
         label=job.spec.cell.label,
         max_workers=job.spec.max_workers,
         held=job.granted,
@@ -363,9 +429,10 @@ def job_view(world: World, job: Job, live: Live, root: str) -> JobView:
         deadline_at=None if job.spec.deadline is None else job.submitted_at + job.spec.deadline,
         alerts=live.alerts,
         goodput=live.goodput,
-        chaos=job.chaos,
         inputs=job.spec.inputs,
         reads={name: read.place for name, read in job.reads.items()},
+        notebook=job.spec.cell.notebook,
+        cell_id=job.spec.cell.cell_id,
     )
 
 
@@ -400,15 +467,10 @@ def _reason(job: Job, live: Live) -> str:
     return job.message
 
 
-def _ranks(job: Job, live: Live) -> tuple[LiveRank, ...]:
-    """Return the live rows; ranks that have ended say how instead of their last state."""
-    rows = []
-    for row in live.ranks:
-        end = job.ends.get(row.rank)
-        rows.append(_ended(row, end) if end else row)
-    return tuple(rows)
-
-
-def _ended(row: LiveRank, end: RankEnd) -> LiveRank:
+def rank_view(job: Job, row: LiveRank) -> LiveRank:
+    """Return a rank as shown: one that has ended says how instead of its last state."""
+    end = job.ends.get(row.rank)
+    if end is None:
+        return row
     state = "stopped" if end.ordered else end.outcome.value
     return replace(row, state=state, step=end.step, rate=0.0, cpu=0.0)

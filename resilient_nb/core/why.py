@@ -166,7 +166,7 @@ def queue_report(world: World, view: QueueView, now: float) -> QueueReport:
         slots=sum(host.slots for host in view.hosts),
         used=sum(min(host.slots, host.used) for host in view.hosts),
         jobs=tuple(rows),
-        shares=tuple(_shares(world, view, now)),
+        shares=tuple(share_rows(world, now)),
     )
 
 
@@ -189,9 +189,10 @@ def _row(world: World, gang: Gang, position: int | None, starts_at: float | None
     )
 
 
-def _shares(world: World, view: QueueView, now: float) -> Iterator[ShareRow]:
+def share_rows(world: World, now: float) -> Iterator[ShareRow]:
     """Yield a row for each group with its users below it."""
-    ledger, policy = advance(view.ledger, now, view.policy), view.policy
+    policy = world.policy
+    ledger = advance(world.ledger, now, policy)
     entitled = entitlements(ledger, policy)
     service = sum(a.service for a in ledger.accounts.values()) or 1.0
     fair = sum(a.fair_service for a in ledger.accounts.values()) or 1.0

@@ -148,12 +148,13 @@ class Charts:
     series: Mapping[str, Sequence[Point]]
     shown: int = 3
 
-    def _chosen(self) -> list[str]:
+    def chosen(self) -> list[str]:
+        """Return the metrics that have points, those of most interest first."""
         named = [name for name, points in self.series.items() if points]
         return sorted(named, key=lambda name: "loss" not in name.lower())
 
     def html(self) -> Markup:
-        names = self._chosen()
+        names = self.chosen()
         if not names:
             return Markup("")
         drawn = tag(
@@ -163,7 +164,7 @@ class Charts:
         return together(drawn, tag("div", rest, class_="rnb-quiet") if rest else "")
 
     def text(self) -> str:
-        names = self._chosen()
+        names = self.chosen()
         drawn = [
             (clip(one_line(n), 24), number(self.series[n][-1][1]), sparkline(self.series[n], 48))
             for n in names[: self.shown]

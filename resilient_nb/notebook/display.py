@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from resilient_nb.core.views import JobView
+from resilient_nb.notebook import saved
 from resilient_nb.notebook.blocks import Block, Head, Note, to_html, to_text
 from resilient_nb.notebook.follow import Fetch, Follower, Pace, Sight, Tail
 from resilient_nb.notebook.panel import Rich, line_text, panel_html, panel_text
@@ -31,6 +32,7 @@ class LivePanel:
     Args:
         fetch: long poll for the job; see `follow.Fetch`.
         job_id: what to call the job as long as the cluster didn't answer.
+        cluster_id: the cluster that it belongs to; "" if that isn't known.
         tail: returns the end of the job's output.
         publish: where to show it; the default is this cell, or the terminal.
         minimum_interval: seconds between two updates at least.
@@ -41,12 +43,13 @@ class LivePanel:
         fetch: Fetch,
         job_id: str,
         *,
+        cluster_id: str = "",
         tail: Tail | None = None,
         publish: Publish | None = None,
         minimum_interval: float = 0.25,
     ) -> None:
         self._follower = Follower(
-            fetch, publish or here(job_id), tail=tail, pace=Pace(minimum_interval)
+            fetch, publish or here(job_id, cluster_id), tail=tail, pace=Pace(minimum_interval)
         )
 
     @property
@@ -84,11 +87,21 @@ def picture(sight: Sight, job_id: str) -> Rich[JobView | None]:
     )
 
 
-def here(job_id: str) -> Publish:
+def bundle(sight: Sight, job_id: str, cluster_id: str = "") -> dict[str, Any]:
+    """Return a panel for every frontend: the first of these types that one knows is drawn."""
+    shown = picture(sight, job_id)
+    return {
+        saved.MIME: saved.payload(job_id, cluster_id, sight.view),
+        "text/html": shown.html,
+        "text/plain": shown.text,
+    }
+
+
+def here(job_id: str, cluster_id: str = "") -> Publish:
     """Return the way to show a job in this process: in a cell if there is a kernel."""
     shell = _shell()
     if shell is not None and getattr(shell, "kernel", None) is not None:
-        return CellOutput(job_id, shell)
+        return CellOutput(job_id, shell, cluster_id)
     return TerminalLines()
 
 
@@ -105,8 +118,8 @@ class CellOutput:
     when the next cell begins.
     """
 
-    def __init__(self, job_id: str, shell: Any) -> None:
-        self._job_id = job_id
+    def __init__(self, job_id: str, shell: Any, cluster_id: str = "") -> None:
+        self._job_id, self._cluster_id = job_id, cluster_id
         self._shell = shell
         self._display_id = f"resilient-nb-{secrets.token_hex(8)}"
         self._last: Sight | None = None
@@ -128,10 +141,9 @@ class CellOutput:
     def _send(self, sight: Sight, update: bool) -> None:
         from IPython.display import display
 
-        shown = picture(sight, self._job_id)
-        bundle = {"text/plain": shown.text, "text/html": shown.html}
+        data = bundle(sight, self._job_id, self._cluster_id)
         where = contextvars.Context() if update else contextvars.copy_context()
-        where.run(display, bundle, raw=True, display_id=self._display_id, update=update)
+        where.run(display, data, raw=True, display_id=self._display_id, update=update)
 
     def _cell_began(self, *_: object) -> None:
         with self._lock:

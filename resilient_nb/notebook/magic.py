@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import traceback
 import uuid
+from dataclasses import replace
 from typing import Any
 
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class
@@ -44,6 +45,7 @@ from resilient_nb.notebook.options import (
 )
 from resilient_nb.notebook.pending import Pending
 from resilient_nb.notebook.spans import traced
+from resilient_nb.notebook.whence import cell_id, notebook_path
 from resilient_nb.storage.encryption import CAPTURED, encrypt_file
 from resilient_nb.wire.requests import Submit, Submitted
 
@@ -104,7 +106,9 @@ class ResilientMagics(Magics):
             return
         settings = load_settings()
         client = current_or_new(settings)
-        self._run(client, settings, options, job_spec(options, captured, source, label, settings))
+        spec, payload = job_spec(options, captured, source, label, settings)
+        place = replace(spec.cell, notebook=notebook_path(), cell_id=cell_id(self._shell))
+        self._run(client, settings, options, (replace(spec, cell=place), payload))
 
     def _run(self, client: Client, settings: Settings, options: CellOptions, made: Any) -> None:
         spec, payload = made
@@ -160,7 +164,7 @@ class ResilientMagics(Magics):
 
 def live_panel(job: Job) -> LivePanel:
     """Return a panel for a job, not yet started."""
-    return LivePanel(job.watch, job.id, tail=job.tail)
+    return LivePanel(job.watch, job.id, cluster_id=job.cluster_id, tail=job.tail)
 
 
 def current_or_new(settings: Settings) -> Client:

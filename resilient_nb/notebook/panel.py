@@ -7,8 +7,10 @@ from a job is ever HTML (`markup.tag` escapes it).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Generic, TypeVar
 
 from resilient_nb.core import proposals
@@ -268,21 +270,37 @@ def _after_failure(failure: Failure, run: str) -> str:
 
 def failure_blocks(view: JobView, moment: Moment) -> list[Block]:
     """Return what went wrong in a job's attempts, and what was decided each time."""
-    shown = view.failures[-_MOST_FAILURES:]
+    found = _in_a_row(view.failures)
+    shown = found[-_MOST_FAILURES:]
     blocks: list[Block] = []
-    if len(view.failures) > len(shown):
-        earlier = words.count(len(view.failures) - len(shown), "earlier failure")
-        blocks.append(Note("", f"{earlier} not shown.", "off"))
+    if hidden := sum(times for _, times in found[: -len(shown)]):
+        blocks.append(Note("", f"{words.count(hidden, 'earlier failure')} not shown.", "off"))
     last = len(shown) - 1
-    for index, failure in enumerate(shown):
+    for index, (failure, times) in enumerate(shown):
         fatal = index == last and view.state is JobState.FAILED
-        blocks.append(_failure(failure, fatal, view.label, moment))
+        blocks.append(_failure(failure, times, fatal, view.label, moment))
     return blocks
 
 
-def _failure(failure: Failure, fatal: bool, label: str, moment: Moment) -> Event:
+def _in_a_row(failures: Sequence[Failure]) -> list[tuple[Failure, int]]:
+    """Return the last of each row of like failures, and how many there are in it.
+
+    They are alike if only numbers in their words differ, such as a process's.
+    """
+    rows = groupby(
+        failures, lambda f: (f.cause, f.rank, f.step, f.decision, _without_numbers(f.message))
+    )
+    return [(several[-1], len(several)) for several in (list(row) for _, row in rows)]
+
+
+def _without_numbers(text: str) -> str:
+    return re.sub(r"\d+", "", text)
+
+
+def _failure(failure: Failure, times: int, fatal: bool, label: str, moment: Moment) -> Event:
     title = words.joined(
         f"{'failed' if fatal else 'retried'}: {failure.cause}",
+        f"{times} times in a row" if times > 1 else "",
         f"rank {failure.rank}" if failure.rank is not None else "",
         f"step {failure.step:,}",
         moment.clock(failure.at),

@@ -15,11 +15,11 @@ from ipywidgets import HTML, Button, Dropdown, HBox, Layout, VBox
 from resilient_nb.api import Job
 from resilient_nb.connection import current
 from resilient_nb.core.model import JobState
-from resilient_nb.core.views import CheckpointView, JobView, RunView
+from resilient_nb.core.views import CheckpointView, JobView
 from resilient_nb.notebook import words
 from resilient_nb.notebook.display import picture
 from resilient_nb.notebook.follow import Fetch, Follower, Pace, Sight, Tail
-from resilient_nb.wire.requests import Submitted
+from resilient_nb.outcomes import said
 
 CANCEL = "Cancel"
 REALLY = "Really cancel? (checkpoint first)"
@@ -163,23 +163,6 @@ def can_resume(view: JobView | None) -> bool:
 def can_roll_back(view: JobView | None) -> bool:
     """Whether the head may move: there is where to, and no job that writes from it."""
     return view is not None and view.state.final and bool(view.checkpoints)
-
-
-def said(result: object) -> str:
-    """Return an action's result as a sentence; empty if there is nothing to say."""
-    match result:
-        case None:
-            return ""
-        case JobView():
-            return f"Job {result.id} is {result.state}."
-        case RunView():
-            head = words.reference(result.head) if result.head else "empty"
-            return f"The head of {result.name} is {head}."
-        case Submitted():
-            step = result.resumes_from
-            start = "the beginning" if step is None else f"step {step:,}"
-            return result.message or f"Job {result.job} was submitted; it goes on from {start}."
-    return str(result)
 
 
 def _button(description: str, tooltip: str) -> Button:

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
 
+from resilient_nb.core.names import reference as reference
+
 #: Symbol and tone of each state of jobs and ranks. The word is always shown beside them.
 SIGNS = {
     "queued": ("○", "wait"),
@@ -215,13 +217,6 @@ def sign(state: str) -> str:
 def tone(state: str) -> str:
     """Return which accent a state has."""
     return SIGNS.get(state, ("•", "off"))[1]
-
-
-def reference(identity: str) -> str:
-    """Return a checkpoint's identity (`digits/00000060-e1`) as people type it (`digits@60`)."""
-    run, _, rest = identity.partition("/")
-    step = rest.partition("-")[0]
-    return f"{run}@{int(step)}" if step.isdecimal() else identity
 
 
 def columns(

@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import astuple, dataclass
+from operator import attrgetter
 from pathlib import Path
 
 from resilient_nb.core.facts import Facts, most_rows, thinned, together
@@ -19,6 +20,7 @@ from resilient_nb.errors import JournalFailed
 from resilient_nb.storage.record_tables import ADD, BY_RANK, COLUMNS, SCHEMA, facts_of, number
 
 Point = tuple[str, str, int, float]  # job, metric, step, value
+_rest = attrgetter(*COLUMNS[3:])  # behind epoch, at and width
 Series = tuple[tuple[int, float], ...]
 
 #: Of what is known of series no more is remembered: it can be read again.
@@ -184,8 +186,8 @@ class Records:
     def _add_facts(self, job: str, rank: int, row: Facts) -> None:
         known = self._rank(job, rank)
         at = row.at // known.width * known.width
-        values = {**dict(zip(COLUMNS, astuple(row), strict=True)), "at": at, "width": known.width}
-        self._file.execute(ADD, (job, rank, *values.values()))
+        # Not `astuple`, which copies each value: most of what is written are these rows.
+        self._file.execute(ADD, (job, rank, row.epoch, at, known.width, *_rest(row)))
         if known.last != (at, row.epoch):
             known.last = at, row.epoch
             known.count += 1

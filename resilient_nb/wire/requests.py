@@ -27,6 +27,7 @@ from resilient_nb.core.views import (
     WhyReport,
 )
 from resilient_nb.wire.codec import Registry
+from resilient_nb.wire.feed import Follow
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,13 @@ class Welcome:
     """The answer to a connection's hello: who its requests come from, and how that is known.
 
     `wants_token`: say hello again with the user's JupyterHub API token; there is no user yet.
+    `cluster_id` is the cluster's, the same after a restart.
     """
 
     user: str = ""
     source: str = ""
     wants_token: bool = False
+    cluster_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,19 +89,28 @@ class Cancel:
 
 @dataclass(frozen=True)
 class Resume:
-    """Submit the run's last cell again, from the head or `at`. Answered by a `Submitted`."""
+    """Submit the run's last cell again, from the head or `at`. Answered by a `Submitted`.
+
+    `head` is the id of the run's head as who asks has seen it ("": it has none): if it is another
+    one by now, nothing is done. None: whatever it is.
+    """
 
     run: str
     request_id: str
     at: str | None = None
+    head: str | None = None
 
 
 @dataclass(frozen=True)
 class Rollback:
-    """Move the head to a checkpoint; deletes nothing. Answered by a `RunView`."""
+    """Move the head to a checkpoint; deletes nothing. Answered by a `RunView`.
+
+    `head` is as that of `Resume`.
+    """
 
     ref: str
     user: str = ""
+    head: str | None = None
 
 
 @dataclass(frozen=True)
@@ -342,7 +354,7 @@ REQUESTS = Registry(
     Inject,
     GetCluster, PutBlob, Submit, Cancel, Resume, Rollback, Tag, Fork, Resolve, ListJobs,
     ListRuns, Watch, ReadLog, ReadOut, VacateAll, GetQueue, Why, Restart, Retain, BeginImport,
-    Import, FindJobs, ReadFacts, Retry, ListDead, Recap, GetAlerts, TestAlerts,
+    Import, FindJobs, ReadFacts, Retry, ListDead, Recap, GetAlerts, TestAlerts, Follow,
 )  # fmt: skip
 
 #: What `--json` prints; `resilient schema` shows their JSON Schema.

@@ -155,6 +155,7 @@ def test_an_event_counts_once_however_often_it_is_told(times: list[int]) -> None
     assert stages(news) == ["firing"] * bool(times)
     assert [a.count for a in known.firing] == [len(set(times))] * bool(times)
     assert known.seen == max(times, default=0)
+    assert [a.labels["job"] for a in known.firing] == [f"a#{max(times, default=0)}"] * bool(times)
 
 
 def test_an_event_is_over_when_it_is_mended_or_old() -> None:

@@ -34,6 +34,7 @@ from resilient_nb.testing.builders import (
 from resilient_nb.wire import orders as od
 from resilient_nb.wire import requests as rq
 from resilient_nb.wire.codec import build, from_json, plain, schema, to_json
+from resilient_nb.wire.feed import Follow
 from resilient_nb.wire.frames import FrameReader, frame
 
 ORDERS: list[Any] = [
@@ -50,9 +51,9 @@ FACTS: list[Any] = [
     od.Reads("a#1", 1, "train", "/data/train.npy"),
 ]  # fmt: skip
 REQUESTS: list[Any] = [
-    rq.GetAlerts(), rq.TestAlerts(),
+    rq.GetAlerts(), rq.TestAlerts(), Follow(7, ("a#1",), False, 1.0),
     rq.GetCluster(), rq.PutBlob("d", 0, 3, b"\x00\xff1"), rq.Submit("a", a_spec(), "r"),
-    rq.Cancel("a"), rq.Resume("a", "r", "best"), rq.Rollback("a@1"), rq.Tag("a@1", "best"),
+    rq.Cancel("a"), rq.Resume("a", "r", "best"), rq.Rollback("a@1", head=""), rq.Tag("a@1", "best"),
     rq.Fork("a@1", "b"), rq.Resolve("a"), rq.ListJobs(), rq.ListRuns("a"), rq.Watch("a#1", 3),
     rq.ReadLog("a", 0, None, -5), rq.ReadOut("a"), rq.VacateAll(), rq.GetQueue(), rq.Why("a"),
     rq.BeginImport("a"), rq.Import(an_import("a", 3)),

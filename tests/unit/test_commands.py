@@ -273,6 +273,38 @@ def test_resume_of_what_finished_says_what_to_do(desk: Desk) -> None:
     assert desk.ask(rq.Resume("other", "again", at="20")).resumes_from == 20
 
 
+def test_of_two_checkpoints_of_a_step_the_one_of_that_id_is_taken(desk: Desk) -> None:
+    job = desk.submit().job
+    desk.begin(job)
+    desk.checkpoint(20, job)
+    desk.end(job)
+    job = desk.submit(resume="never").job
+    desk.begin(job)
+    desk.checkpoint(20, job)
+    desk.end(job)
+    first, second = desk.engine.world.runs["digits"].checkpoints
+    assert desk.ask(rq.Resolve("digits@20")).id == second
+    assert [desk.ask(rq.Resolve(each)).id for each in (first, second)] == [first, second]
+    desk.ask(rq.Rollback(first))
+    assert desk.head() == first
+    desk.ask(rq.Tag(second, "best"))
+    assert desk.ask(rq.Resolve("digits@best")).id == second
+    assert desk.ask(rq.Fork(first, "wide")).head == first
+    desk.ask(rq.Resume("digits", "r", at=second))
+    assert desk.head() == second
+    with pytest.raises(UnknownName, match="no checkpoint digits/00000020-e9"):
+        desk.ask(rq.Resolve("digits/00000020-e9"))
+
+
+def test_a_run_resumes_at_its_own_checkpoints_and_those_it_comes_from(desk: Desk) -> None:
+    desk.done(20, 40)
+    desk.done(20, run="other")
+    desk.ask(rq.Fork("digits@20", "wide"))
+    with pytest.raises(UnknownName, match="no checkpoint of run wide"):
+        desk.ask(rq.Resume("wide", "r", at="other/00000020-e1"))
+    assert desk.ask(rq.Resume("wide", "r", at="digits/00000020-e1")).resumes_from == 20
+
+
 def test_resume_repeated_after_it_finished_answers_the_same(desk: Desk) -> None:
     """The reply was lost, and by the time of the repeat the job is done."""
     desk.done(20, good=False)
@@ -468,3 +500,47 @@ def test_the_cluster_shows_what_runs_and_waits(desk: Desk) -> None:
 def test_an_unknown_request_is_refused(desk: Desk) -> None:
     with pytest.raises(InvalidRequest, match="doesn't know int"):
         desk.ask(7)
+
+
+# --- what was decided by an older view ---
+
+
+def written(desk: Desk, *steps: int) -> None:
+    """Have the run's only job write checkpoints and end."""
+    epoch, parent = desk.begin(), None
+    for step in steps:
+        new = a_checkpoint("digits#1", step, epoch, parent)
+        desk.engine.report(a_report("h0", orders.CheckpointWritten(new)))
+        parent = new.id
+    desk.end()
+
+
+def test_a_rollback_is_refused_if_the_head_is_another_one_by_now(desk: Desk) -> None:
+    desk.submit()
+    written(desk, 20, 40)
+    seen = desk.head()
+    done = desk.ask(rq.Rollback("digits@20", head=seen))
+    assert done.head == desk.head() != seen
+    assert desk.ask(rq.Rollback("digits@20", head=seen)) == done  # a repeat: the reply was lost
+    with pytest.raises(Conflict, match=r"The head of digits is digits@20 by now: look again"):
+        desk.ask(rq.Rollback("digits@40", head=seen))
+    with pytest.raises(Conflict, match="digits@20"):
+        desk.ask(rq.Rollback("digits@40", head=""))
+    assert desk.head() == done.head
+    assert desk.ask(rq.Rollback("digits@40", head=done.head)).head == seen
+    assert desk.ask(rq.Rollback("digits@20")).head == done.head
+
+
+def test_a_resume_is_refused_if_the_head_is_another_one_by_now(desk: Desk) -> None:
+    desk.submit()
+    written(desk, 20, 40)
+    seen = desk.head()
+    desk.ask(rq.Rollback("digits@20"))
+    with pytest.raises(Conflict, match=r"The head of digits is digits@20 by now: look again"):
+        desk.ask(rq.Resume("digits", "q1", head=seen))
+    assert len(desk.engine.world.jobs) == 1
+    made = desk.ask(rq.Resume("digits", "q1", head=desk.head()))
+    assert (made.job, made.resumes_from) == ("digits#2", 20)
+    assert desk.ask(rq.Resume("digits", "q1", head=seen)).job == made.job  # a repeat
+    with pytest.raises(AlreadyRunning):
+        desk.ask(rq.Resume("digits", "q2", head=seen))

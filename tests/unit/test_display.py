@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,11 +15,13 @@ import pytest
 from nbclient import NotebookClient
 
 import resilient_nb.core
-from resilient_nb.core.model import Failure, JobState
-from resilient_nb.core.views import JobView
+from resilient_nb.core.model import Failure, Frame, JobState, RemoteError
+from resilient_nb.core.views import CheckpointView, JobView, LiveRank
 from resilient_nb.errors import ClusterUnreachable, UnknownName
-from resilient_nb.notebook.display import LivePanel, TerminalLines, picture
+from resilient_nb.notebook import saved
+from resilient_nb.notebook.display import LivePanel, TerminalLines, bundle, picture
 from resilient_nb.notebook.follow import NOT_ANSWERING, Follower, Pace, Sight
+from resilient_nb.wire.codec import build
 from resilient_nb.wire.requests import Watched
 
 PATIENCE = 20.0
@@ -244,6 +248,67 @@ def test_a_panel_without_an_answer_yet_names_the_job() -> None:
     assert NOT_ANSWERING in shown.html
 
 
+def a_huge_job() -> JobView:
+    """A job of which there is more than enough of everything."""
+    text = "\N{SNOWMAN}" * 20_000
+    error = RemoteError("ValueError", text, (Frame("<cell>", 1, "<module>", text),) * 500)
+    failure = Failure(
+        "user error", text, "stop", text, 0.0, 1, error=error, evidence=(text,) * 50, stacks=text
+    )
+    curve = tuple((step, 1 / (step + 1)) for step in range(5000))
+    names = tuple(f"value{n}" for n in range(500))
+    checkpoints = tuple(
+        CheckpointView(
+            f"digits@{n}", "digits", n, 0.0, 1, "0" * 64, None, f"digits/{n}", f"/store/{n}",
+            tags=("first",) if n == 0 else (), is_head=n == 1, metrics=dict.fromkeys(names, 1.0),
+        )
+        for n in range(1000)
+    )  # fmt: skip
+    return a_job(
+        series=dict.fromkeys((*names, "loss"), curve), metrics=dict.fromkeys(names, 1.0),
+        ranks=tuple(LiveRank(n) for n in range(1000)), checkpoints=checkpoints, reason=text,
+        failures=(failure,) * 50, notes=(text,) * 50, alerts=(text,) * 50, out=names,
+        reads=dict.fromkeys(names, text),
+    )  # fmt: skip
+
+
+def test_what_a_notebook_holds_of_a_job_is_the_newest_of_it_and_bounded() -> None:
+    job = a_huge_job()
+    held = bundle(Sight(job), "digits#1", "c0ffee")[saved.MIME]
+    assert len(json.dumps(held, ensure_ascii=False).encode()) < 200_000
+    assert (held["version"], held["job"], held["run"]) == (1, "digits#1", "digits")
+    assert held["cluster"] == "c0ffee"
+    view = held["view"]
+    assert [rank["rank"] for rank in view["ranks"]] == list(range(16))
+    assert next(iter(view["series"])) == "loss"
+    assert len(view["series"]["loss"]) <= 300
+    assert [view["series"]["loss"][n][0] for n in (0, -1)] == [0, 4999]
+    kept = [c["step"] for c in view["checkpoints"]]
+    assert kept == [0, 1, *range(960, 1000)]  # a tag, the head, the newest
+    assert [len(job.failures), len(view["failures"])] == [50, 5]
+
+
+def test_what_a_notebook_holds_of_a_small_job_is_all_of_it() -> None:
+    job = a_job(2, series={"loss": ((1, 0.5), (2, 0.25))}, metrics={"loss": 0.25})
+    held = saved.payload("digits#1", "", job)
+    assert build(JobView, held["view"]) == job
+
+
+def test_a_value_that_is_no_number_is_null_in_the_notebook() -> None:
+    curve = ((1, 0.5), (2, math.nan), (3, math.inf))
+    held = saved.payload("digits#1", "", a_job(3, series={"loss": curve}))
+    assert held["view"]["series"]["loss"] == [[1, 0.5], [2, None], [3, None]]
+    json.dumps(held, allow_nan=False)
+
+
+def test_a_notebook_holds_a_jobs_name_before_the_cluster_answers() -> None:
+    shown = bundle(Sight(notice=NOT_ANSWERING), "digits#1")
+    assert shown[saved.MIME] == {
+        "version": 1, "job": "digits#1", "run": "digits", "cluster": "", "view": None,
+    }  # fmt: skip
+    assert NOT_ANSWERING in shown["text/plain"]
+
+
 def test_a_terminal_gets_lines_for_news_and_the_panel_at_the_end() -> None:
     written: list[str] = []
     now = [0.0]
@@ -405,6 +470,18 @@ def html_of(client: Recorder, cell: int) -> str:
     assert output.output_type == "display_data"
     assert set(output.data) >= {"text/plain", "text/html"}
     return str(output.data["text/html"])
+
+
+def test_the_executed_notebook_holds_the_view_that_the_labextension_draws(
+    executed: Recorder,
+) -> None:
+    (output,) = executed.nb.cells[1].outputs
+    held = output.data[saved.MIME]
+    assert (held["job"], held["view"]["state"], held["view"]["step"]) == (
+        "steady",
+        "succeeded",
+        100,
+    )
 
 
 def test_updates_arrive_while_the_kernel_is_busy_in_another_cell(executed: Recorder) -> None:

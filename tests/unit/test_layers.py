@@ -80,7 +80,14 @@ def test_control_and_agent_load_no_torch() -> None:
 
 def test_what_only_some_want_is_loaded_by_nobody_else() -> None:
     found = loaded_by("import resilient_nb.control.plugin, resilient_nb.notebook.magic")
-    assert found.isdisjoint({"mlflow", "opentelemetry", "prometheus_client"})
+    assert found.isdisjoint({"mlflow", "opentelemetry", "prometheus_client", "jupyter_server"})
+
+
+def test_the_server_extension_loads_no_torch() -> None:
+    """It lives in every Jupyter server, also in those that never run a job."""
+    found = loaded_by("import resilient_nb; resilient_nb._jupyter_server_extension_points()")
+    assert "jupyter_server" in found
+    assert found.isdisjoint({"torch", "zarr", "pandas"})
 
 
 def test_the_shipped_builders_load_no_torch() -> None:

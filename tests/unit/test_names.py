@@ -89,6 +89,13 @@ def test_a_bad_reference_is_refused(text: str) -> None:
 
 
 @given(valid, st.integers(0, 10**10), st.integers(0, 10**6))
+def test_a_checkpoints_id_is_a_reference_to_it(run: str, step: int, epoch: int) -> None:
+    identity = checkpoint_id(run, step, epoch)
+    assert parse_reference(identity) == Reference(run, step, epoch=epoch)
+    assert str(parse_reference(identity)) == identity
+
+
+@given(valid, st.integers(0, 10**10), st.integers(0, 10**6))
 def test_a_checkpoints_id_is_one_folder_below_its_runs(run: str, step: int, epoch: int) -> None:
     first, second = checkpoint_id(run, step, epoch).split("/")
     assert first == run

@@ -348,6 +348,17 @@ def test_a_failed_job_shows_the_cells_own_lines_and_the_way_out() -> None:
     assert "ipykernel" not in text
 
 
+def test_like_failures_in_a_row_are_told_once() -> None:
+    same = [a_failure(message=f"The process {pid} was killed.") for pid in (7, 8, 9)]
+    other = a_failure(cause="out of memory", message="It needed more.")
+    text = panel_text(a_job(failures=(*same, other, same[0])), moment=MOMENT)
+    assert text.count("3 times in a row") == 1
+    assert "The process 9 was killed." in text
+    assert "The process 8" not in text
+    assert text.count("The process 7 was killed.") == 1
+    assert "not shown" not in text
+
+
 def test_a_traceback_of_a_recovered_failure_is_folded_and_the_fatal_one_open() -> None:
     recovered = a_failure(error=AN_ERROR)
     job = replace(a_failed_job(), failures=(recovered, a_failed_job().failures[-1]))

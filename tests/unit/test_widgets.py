@@ -11,7 +11,8 @@ from resilient_nb.core.model import JobState
 from resilient_nb.core.views import CheckpointView, JobView, RunView
 from resilient_nb.errors import AlreadyRunning
 from resilient_nb.notebook.follow import Pace
-from resilient_nb.notebook.widgets import CANCEL, REALLY, JobWidget, said
+from resilient_nb.notebook.widgets import CANCEL, REALLY, JobWidget
+from resilient_nb.outcomes import said
 from resilient_nb.wire.requests import Submitted, Watched
 
 PATIENCE = 20.0
@@ -199,5 +200,7 @@ def test_what_actions_return_is_said_in_a_sentence() -> None:
     assert said(Submitted("digits#2", "digits", 20, "")) == (
         "Job digits#2 was submitted; it goes on from step 20."
     )
-    assert said(Submitted("digits#2", "digits", None, "Resumed.")) == "Resumed."
+    assert said(Submitted("digits#2", "digits", None, "Forked.")) == (
+        "Job digits#2 was submitted. Forked."
+    )
     assert said(None) == ""

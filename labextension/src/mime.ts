@@ -1,0 +1,96 @@
+// Draws the MIME type that a submitted cell leaves in its notebook: a panel that is live.
+
+import type { IRenderMime } from "@jupyterlab/rendermime";
+import { Panel, Widget } from "@lumino/widgets";
+
+import type { JobView } from "./protocol";
+
+/** As in resilient_nb/notebook/saved.py. */
+export const MIME = "application/vnd.resilient-nb.job+json";
+export const VERSION = 1;
+
+/** Smaller is preferred: before ipywidgets' -10 and HTML's 50. */
+const RANK = -20;
+
+/** What the MIME type stands for. `view` is the job as it was when the notebook was saved. */
+export interface IPayload {
+  readonly job: string;
+  /** Id of the job's cluster, "" if that wasn't known. */
+  readonly cluster: string;
+  readonly view: JobView | null;
+}
+
+/** Makes what is drawn: a job's panel, or a sentence that says why there is none. */
+export interface IPanelMaker {
+  panel(job: string, saved: JobView | null, cluster: string): Widget;
+  broken(why: Broken): string;
+}
+
+/** Why a payload can't be drawn: it names no job, or comes from a newer version. */
+export type Broken = "no job" | "newer";
+
+/** Return what a payload says, or why that can't be read. */
+export function payload(data: unknown): IPayload | Broken {
+  if (typeof data !== "object" || data === null) {
+    return "no job";
+  }
+  const { version, job, cluster, view } = data as { readonly [name: string]: unknown };
+  if (typeof version === "number" && version > VERSION) {
+    return "newer";
+  }
+  if (typeof job !== "string" || job === "") {
+    return "no job";
+  }
+  const whole = typeof view === "object" && view !== null && "state" in view && "run" in view;
+  return {
+    job,
+    cluster: typeof cluster === "string" ? cluster : "",
+    view: whole ? (view as JobView) : null
+  };
+}
+
+/** Return the factory for the registry. What it draws is text only: safe without trust. */
+export function jobFactory(maker: IPanelMaker): IRenderMime.IRendererFactory {
+  return {
+    safe: true,
+    mimeTypes: [MIME],
+    defaultRank: RANK,
+    createRenderer: () => new JobRenderer(maker)
+  };
+}
+
+/** An output of a cell. News of the same job, as the kernel sends them, keep its panel. */
+export class JobRenderer extends Panel implements IRenderMime.IRenderer {
+  constructor(private readonly maker: IPanelMaker) {
+    super();
+    this.addClass("rnb-Output");
+  }
+
+  async renderModel(model: IRenderMime.IMimeModel): Promise<void> {
+    const read = payload(model.data[MIME]);
+    if (typeof read === "string") {
+      this.shown = null;
+      this.put(textWidget(this.maker.broken(read)));
+    } else if (read.job !== this.shown?.job || read.cluster !== this.shown.cluster) {
+      this.shown = read;
+      this.put(this.maker.panel(read.job, read.view, read.cluster));
+    }
+  }
+
+  /** Show one widget instead of what was shown. */
+  private put(widget: Widget): void {
+    for (const old of this.widgets.slice()) {
+      old.dispose();
+    }
+    this.addWidget(widget);
+  }
+
+  private shown: IPayload | null = null;
+}
+
+function textWidget(text: string): Widget {
+  const widget = new Widget();
+  widget.addClass("rnb-Broken");
+  widget.node.textContent = text;
+  return widget;
+}

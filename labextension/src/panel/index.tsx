@@ -1,0 +1,205 @@
+// The panel of a job: a widget for a cell's output or a tab. It outlives kernels and clusters.
+
+import type { TranslationBundle } from "@jupyterlab/translation";
+import type { Message } from "@lumino/messaging";
+import { Signal } from "@lumino/signaling";
+import { Widget } from "@lumino/widgets";
+import { h, render } from "preact";
+
+import type { JobView } from "../protocol";
+import { isFinal } from "../states";
+import type { Contact, IFeed, IJobChange, IJobModel, IShellActions } from "../tokens";
+import { ALL_SECTIONS, Doing } from "./context";
+import type { IPanel, ISections } from "./context";
+import { Job } from "./job";
+import type { IVersions } from "./job";
+import { Pace } from "./pace";
+
+/** How often a second it is drawn, at most, unless it is said. */
+const PER_SECOND = 4;
+
+export interface IJobPanelOptions {
+  readonly feed: IFeed;
+  readonly id: string;
+  /** The job as it was when the notebook was saved. */
+  readonly saved: JobView | null;
+  /** Id of the job's own cluster; left out, it is the one that is followed. */
+  readonly cluster?: string;
+  readonly actions: IShellActions;
+  readonly trans: TranslationBundle;
+  /** In a cell's output: lower, with less at once. */
+  readonly compact: boolean;
+  readonly refresh?: number;
+  readonly sections?: Partial<ISections>;
+}
+
+export class JobPanel extends Widget {
+  constructor(options: IJobPanelOptions) {
+    super();
+    const { feed, id, saved, cluster, actions, trans, compact, refresh = PER_SECOND } = options;
+    this.addClass("rnb-Panel");
+    this.toggleClass("rnb-mod-compact", compact);
+    this.node.tabIndex = -1;
+    this._model = feed.job(id, saved, cluster);
+    this._panel = {
+      feed,
+      model: this._model,
+      actions,
+      trans,
+      compact,
+      sections: { ...ALL_SECTIONS, ...options.sections },
+      uid: `rnb-${JobPanel._count++}`,
+      doing: new Doing(feed),
+      touch: () => this._bump({ points: true }),
+      rankChosen: new Signal<object, number>(this)
+    };
+    this._pace = new Pace(() => this._draw(), refresh);
+    this._since = feed.now();
+    this._model.changed.connect(this._onChange, this);
+    feed.contactChanged.connect(this._onContact, this);
+    this._watch();
+  }
+
+  /** The job. */
+  get model(): IJobModel {
+    return this._model;
+  }
+
+  dispose(): void {
+    if (this.isDisposed) {
+      return;
+    }
+    this._pace.dispose();
+    this._observer?.disconnect();
+    document.removeEventListener("visibilitychange", this._see);
+    window.clearInterval(this._ticking);
+    render(null, this.node);
+    Signal.clearData(this);
+    this._model.dispose();
+    super.dispose();
+  }
+
+  protected onAfterAttach(message: Message): void {
+    super.onAfterAttach(message);
+    // Not before: its parts scroll to where something is, and measure how wide they are.
+    this._draw();
+    this._see();
+  }
+
+  protected onBeforeDetach(message: Message): void {
+    super.onBeforeDetach(message);
+    this._setSeen(false);
+  }
+
+  protected onAfterShow(message: Message): void {
+    super.onAfterShow(message);
+    this._see();
+  }
+
+  protected onBeforeHide(message: Message): void {
+    super.onBeforeHide(message);
+    this._setSeen(false);
+  }
+
+  private _watch(): void {
+    this.node.addEventListener("keydown", keepKeys);
+    document.addEventListener("visibilitychange", this._see);
+    if (typeof IntersectionObserver !== "undefined") {
+      this._observer = new IntersectionObserver(entries => {
+        this._onScreen = entries[entries.length - 1].isIntersecting;
+        this._see();
+      });
+      this._observer.observe(this.node);
+    }
+  }
+
+  /** Find out whether anybody sees it. */
+  private readonly _see = () => {
+    this._setSeen(this.isVisible && this._onScreen && !document.hidden);
+  };
+
+  private _setSeen(seen: boolean): void {
+    if (seen === this._seen || this.isDisposed) {
+      return;
+    }
+    this._seen = seen;
+    window.clearInterval(this._ticking);
+    if (seen) {
+      this._ticking = window.setInterval(() => this._tick(), 1000);
+      this._pace.paused = false;
+      this._pace.ask();
+    } else {
+      // Once more, so that its parts know it and ask for nothing.
+      this._draw();
+      this._pace.paused = true;
+    }
+  }
+
+  /** Times that are shown go on even if nothing is told. */
+  private _tick(): void {
+    const head = this._model.head;
+    if (head !== null && !isFinal(head.state)) {
+      this._bump({ clock: true });
+    }
+  }
+
+  private _onChange(_: IJobModel, change: IJobChange): void {
+    this._bump({ ...change });
+  }
+
+  private _onContact(feed: IFeed, contact: Contact): void {
+    this._since = contact.kind === "offline" ? contact.since : feed.now();
+    this._bump({ head: true });
+  }
+
+  private _bump(changed: Partial<Record<keyof IVersions, boolean>>): void {
+    const versions = { ...this._versions };
+    for (const piece of Object.keys(changed) as (keyof IVersions)[]) {
+      if (changed[piece]) {
+        versions[piece] += 1;
+      }
+    }
+    this._versions = versions;
+    this._pace.ask();
+  }
+
+  private _draw(): void {
+    if (this.isDisposed) {
+      return;
+    }
+    const props = {
+      panel: this._panel,
+      versions: this._versions,
+      contact: this._panel.feed.contact,
+      since: this._since,
+      seen: this._seen
+    };
+    render(h(Job, props), this.node);
+  }
+
+  private static _count = 0;
+  private readonly _model: IJobModel;
+  private readonly _panel: IPanel;
+  private readonly _pace: Pace;
+  private _versions: IVersions = {
+    head: 0,
+    failures: 0,
+    run: 0,
+    ranks: 0,
+    points: 0,
+    notes: 0,
+    clock: 0
+  };
+  private _observer: IntersectionObserver | null = null;
+  private _onScreen = typeof IntersectionObserver === "undefined";
+  private _seen = false;
+  private _since: number;
+  private _ticking = 0;
+}
+
+/** A notebook takes plain keys for commands, such as X to cut the cell: but not those of here. */
+function keepKeys(event: KeyboardEvent): void {
+  if (!event.ctrlKey && !event.metaKey && !event.altKey && event.key !== "Escape") {
+    event.stopPropagation();
+  }
+}

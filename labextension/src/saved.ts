@@ -1,0 +1,49 @@
+// What a notebook's file knows of a job, as the pieces that a cluster would send. Pure.
+//
+// The file may be of another version or written by anybody: what isn't there counts as empty.
+
+import type { CheckpointView, JobDelta, JobView, LiveRank, RankRow, RunView } from "./protocol";
+
+/** Return a job as the first piece of it that the feed would bring. */
+export function pieces(saved: JobView): JobDelta {
+  const checkpoints = list(saved.checkpoints);
+  return {
+    job: saved.id,
+    full: true,
+    head: { ...saved, ranks: [], series: {}, checkpoints: [], failures: [], notes: [], chaos: [] },
+    failures: list(saved.failures),
+    chaos: list(saved.chaos),
+    notes: list(saved.notes),
+    run: checkpoints.length > 0 ? lineage(saved, checkpoints) : null,
+    ranks: list(saved.ranks).map(rankRow),
+    world: null,
+    points: saved.series ?? {}
+  };
+}
+
+function lineage(saved: JobView, checkpoints: CheckpointView[]): RunView {
+  const tags = checkpoints.flatMap(c => list(c.tags).map(tag => [tag, c.id] as const));
+  return {
+    name: saved.run,
+    created_at: saved.submitted_at,
+    head: checkpoints.find(c => c.is_head)?.id ?? null,
+    forked_from: null,
+    tags: Object.fromEntries(tags),
+    checkpoints,
+    jobs: [saved.id],
+    active_job: null,
+    forks: {}
+  };
+}
+
+function rankRow(rank: LiveRank): RankRow {
+  return [
+    rank.rank, rank.state, rank.host, rank.pid, rank.step, rank.total_steps, rank.rate, rank.rss,
+    rank.cpu, rank.phase, rank.phase_s, rank.data_s, rank.compute_s, rank.wait_s,
+    rank.checkpoint_s, rank.longest_s, rank.peak_rss, rank.limit, rank.read, rank.written, false
+  ];
+}
+
+function list<T>(values: T[] | null | undefined): T[] {
+  return Array.isArray(values) ? values : [];
+}

@@ -114,7 +114,10 @@ $(BUILT): $(READY) $(NODE_READY) $(FACE_SOURCES)
 	cd $(FACE) && PATH="$(CURDIR)/$(BIN):$$PATH" npm run --silent build
 	SKIP_JUPYTER_BUILDER=1 $(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 
+# As tests/browser/chromium.py looks for it.
 chromium:
-	@command -v chromium >/dev/null || \
-		{ [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq chromium; } || \
-		{ echo "The browser tests need Chromium as chromium: install it (apt install chromium)."; exit 1; }
+	@for name in $$CHROMIUM chromium chromium-browser google-chrome; do \
+		command -v "$$name" >/dev/null && exit 0; \
+	done; \
+	{ [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq chromium; } || \
+	{ echo "The browser tests need Chromium: install it (apt install chromium), or set CHROMIUM to it."; exit 1; }

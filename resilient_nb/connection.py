@@ -18,6 +18,7 @@ from resilient_nb.config import Settings, load_settings
 from resilient_nb.core.views import ClusterView
 from resilient_nb.errors import (
     ClusterUnreachable,
+    InvalidRequest,
     NoCluster,
     ResilientError,
     VersionMismatch,
@@ -41,6 +42,7 @@ def chosen(settings: Settings) -> Chosen:
 
     Raises:
         NoCluster: there is none.
+        ClusterUnreachable, InvalidRequest: a file that says where it is can't be read.
     """
     if named := os.environ.get("RESILIENT_NB_ADDRESS"):
         return Chosen(named)
@@ -159,10 +161,20 @@ def _memory(settings: Settings) -> Path:
 
 
 def _remembered(settings: Settings) -> Chosen:
-    """Return the cluster connected to last; its address is "" if there is none."""
+    """Return the cluster connected to last; its address is "" if there is none.
+
+    Raises:
+        InvalidRequest: the file that says so can't be read.
+    """
+    file = _memory(settings)
     try:
-        address, *files = _memory(settings).read_text().split("\n")
+        address, *files = file.read_text().split("\n")
+        found = dict(line.split("=", 1) for line in files if "=" in line)
+        return Chosen(address.strip(), Tls(**found))
     except FileNotFoundError:
         return Chosen("")
-    found = dict(line.split("=", 1) for line in files if "=" in line)
-    return Chosen(address.strip(), Tls(**found))
+    except (OSError, ValueError, TypeError) as error:
+        raise InvalidRequest(
+            f"{file} says which cluster was connected to, and can't be read ({error}): connect "
+            "again (`connect ADDRESS`), or delete it."
+        ) from error

@@ -110,8 +110,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="rnb-") as folder:
         os.environ["RESILIENT_NB_HOME"] = folder
         settings = load_settings()
-        client = Client(embedded.up(settings, 4, print).address)
         lab = Lab(Path(folder) / "lab")
+        client = Client(embedded.up(settings, 4, print).address)
         try:
             lab.start()
             with chromium(path) as browser:

@@ -96,7 +96,7 @@ export class BoardModel implements IBoardModel {
  * Compare two rows: those that hold workers by their start, the oldest first; then the queue in its
  * order; then what has ended, the newest first. The id decides between equals.
  */
-export function inOrder(a: BoardRow, b: BoardRow): number {
+function inOrder(a: BoardRow, b: BoardRow): number {
   const part = section(a) - section(b);
   if (part !== 0) {
     return part;

@@ -155,6 +155,25 @@ function jobCommands(options: ICommandsOptions): readonly ICommand[] {
       caption: trans.__("Move the run's head to another checkpoint"),
       can: row => isFinal(row.state),
       run: job => steering.rollback(job)
+    },
+    {
+      id: "resilient-nb:retry",
+      label: trans.__("Retry Job…"),
+      caption: trans.__("Run a failed job again whatever was decided, or end its pause"),
+      can: row => row.state === "failed" || (row.state === "queued" && row.attempts > 0),
+      run: job => steering.retry(job)
+    },
+    {
+      id: "resilient-nb:fork",
+      label: trans.__("Fork Run…"),
+      caption: trans.__("Begin a new run at one of the run's checkpoints"),
+      run: job => steering.fork(job)
+    },
+    {
+      id: "resilient-nb:tag",
+      label: trans.__("Tag Checkpoint…"),
+      caption: trans.__("Name one of the run's checkpoints, so that it is kept"),
+      run: job => steering.tag(job)
     }
   ];
 }

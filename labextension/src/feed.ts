@@ -107,6 +107,8 @@ export class Feed implements IFeed, IDisposable {
       this._api = new Api(this._settings, cluster, this._trans);
     }
     this._understood = false;
+    // What is shown may be of another cluster than actions now go to.
+    this._setContact({ kind: "connecting" });
     this._socket.again();
   }
 

@@ -27,8 +27,11 @@ export function clean(text: string): string {
   return plain.replace(CONTROLS, "");
 }
 
-// Of a line that was overwritten, such as a progress bar, what was written last.
-function lastWriting(line: string): string {
+/** Of a line that was overwritten, such as a progress bar, return what was written last. */
+export function lastWriting(line: string): string {
+  if (!line.includes("\r")) {
+    return line;
+  }
   const parts = line.split("\r").filter(Boolean);
   return parts[parts.length - 1] ?? "";
 }
@@ -80,6 +83,11 @@ export function number(value: Maybe): string {
     return `${trimmed(mantissa)}e${exponent < 0 ? "-" : "+"}${digits}`;
   }
   return trimmed(value.toFixed(3 - exponent));
+}
+
+/** Return a metric's value, also one that is no number: `0.25`, `no number`. */
+export function figure(trans: TranslationBundle, value: Maybe): string {
+  return value === null ? trans.__("no number") : number(value);
 }
 
 /** Return a whole number with its thousands set off: `12,000`. */

@@ -3,11 +3,12 @@
 import type { IRenderMime } from "@jupyterlab/rendermime";
 import { Panel, Widget } from "@lumino/widgets";
 
+import { oneLine } from "./format";
 import type { JobView } from "./protocol";
 
 /** As in resilient_nb/notebook/saved.py. */
 export const MIME = "application/vnd.resilient-nb.job+json";
-export const VERSION = 1;
+const VERSION = 1;
 
 /** Smaller is preferred: before ipywidgets' -10 and HTML's 50. */
 const RANK = -20;
@@ -38,7 +39,8 @@ export function payload(data: unknown): IPayload | Broken {
   if (typeof version === "number" && version > VERSION) {
     return "newer";
   }
-  if (typeof job !== "string" || job === "") {
+  // Anybody may have written it: what turns the text around it can't be a job's id.
+  if (typeof job !== "string" || job === "" || oneLine(job) !== job) {
     return "no job";
   }
   const whole = typeof view === "object" && view !== null && "state" in view && "run" in view;

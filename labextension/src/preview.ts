@@ -135,13 +135,9 @@ export function retry(scene: IScene, memory = 0): Preview {
     );
   }
   if (job.state !== "failed") {
-    return barred(
-      trans.__(
-        "%1 has ended (%2), so there is nothing to retry. Resume goes on from its head.",
-        job.id,
-        word(scene)
-      )
-    );
+    const ended = trans.__("%1 has ended (%2), so there is nothing to retry.", job.id, word(scene));
+    const wayOut = trans.__("Resume goes on from its head.");
+    return barred(barredAsDone(scene) === null ? `${ended} ${wayOut}` : ended);
   }
   const newest = run?.jobs[run.jobs.length - 1];
   if (newest !== undefined && newest !== job.id) {

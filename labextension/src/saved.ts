@@ -4,13 +4,23 @@
 
 import type { CheckpointView, JobDelta, JobView, LiveRank, RankRow, RunView } from "./protocol";
 
+const UNKNOWN: JobView = {
+  id: "", run: "", state: "queued", reason: "", priority: "normal", workers: 1, user: "",
+  submitted_at: 0, started_at: null, ended_at: null, attempts: 0, epoch: 0, step: 0,
+  total_steps: null, rate: 0, eta_s: null, out: [], returned: [], ranks: [], metrics: {},
+  series: {}, checkpoints: [], failures: [], notes: [], label: "", max_workers: 0, held: 0,
+  group: "", admin: false, after: [], position: null, starts_at: null, cadence: null,
+  proposals: [], deadline_at: null, alerts: [], goodput: null, chaos: [], inputs: [], reads: {},
+  notebook: "", cell_id: ""
+};
+
 /** Return a job as the first piece of it that the feed would bring. */
 export function pieces(saved: JobView): JobDelta {
   const checkpoints = list(saved.checkpoints);
   return {
     job: saved.id,
     full: true,
-    head: { ...saved, ranks: [], series: {}, checkpoints: [], failures: [], notes: [], chaos: [] },
+    head: headOf(saved),
     failures: list(saved.failures),
     chaos: list(saved.chaos),
     notes: list(saved.notes),
@@ -19,6 +29,24 @@ export function pieces(saved: JobView): JobDelta {
     world: null,
     points: saved.series ?? {}
   };
+}
+
+function headOf(saved: JobView): JobView {
+  const given = new Map<string, unknown>(Object.entries(saved));
+  const pairs = Object.entries(UNKNOWN).map(([name, unknown]) => {
+    const value = given.get(name);
+    return [name, isLike(value, unknown) ? value : unknown];
+  });
+  const apart = { ranks: [], series: {}, checkpoints: [], failures: [], notes: [], chaos: [] };
+  return { ...(Object.fromEntries(pairs) as JobView), ...apart };
+}
+
+// Where null stands for what isn't known, there may be a number or an object.
+function isLike(value: unknown, unknown: unknown): boolean {
+  if (unknown === null || value === null || value === undefined) {
+    return unknown === null && value !== undefined;
+  }
+  return typeof value === typeof unknown && Array.isArray(value) === Array.isArray(unknown);
 }
 
 function lineage(saved: JobView, checkpoints: CheckpointView[]): RunView {

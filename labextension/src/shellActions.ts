@@ -11,7 +11,10 @@ import { reason } from "./panel/context";
 import type { IShellActions } from "./tokens";
 
 /** Milliseconds in which a message can be read; it stays among the notifications. */
-export const READ = 8000;
+const READ = 8000;
+
+/** JupyterLab cuts off what a notification has more, in characters. */
+const MOST = 140;
 
 /** Which parts of JupyterLab there are. */
 export interface IShell {
@@ -23,7 +26,7 @@ export interface IShell {
 
 /** Return what can be done in this application. */
 export function shellActions(shell: IShell): IShellActions {
-  const { documents, trans } = shell;
+  const { documents, notebooks, trans } = shell;
   return {
     confirm: (title, body, accept) => confirm(trans, title, body, accept),
     askName: (title, label, suggestion) => askName(trans, title, label, suggestion),
@@ -31,8 +34,9 @@ export function shellActions(shell: IShell): IShellActions {
     goToCell:
       documents === null
         ? undefined
-        : (notebook, cellId) => void told(goToCell(documents, trans, notebook, cellId)),
-    insertCode: code => void told(insertCode(shell, code))
+        : (notebook, cellId) =>
+            void told(trans, goToCell(documents, notebooks, trans, notebook, cellId)),
+    insertCode: code => void told(trans, insertCode(shell, code))
   };
 }
 
@@ -92,10 +96,21 @@ async function insertCode(shell: IShell, code: string): Promise<void> {
 }
 
 /** Tell why something didn't work. */
-async function told(work: Promise<void>): Promise<void> {
+async function told(trans: TranslationBundle, work: Promise<void>): Promise<void> {
   try {
     await work;
   } catch (error) {
-    Notification.error(reason(error), { autoClose: READ });
+    tell(trans, "error", reason(error));
   }
+}
+
+/** Tell what came of something, all of it: in a dialog if a notification has no room for it. */
+export function tell(trans: TranslationBundle, kind: "success" | "error", text: string): void {
+  if (text.length <= MOST) {
+    Notification[kind](text, { autoClose: READ });
+    return;
+  }
+  const title = kind === "error" ? trans.__("It didn't work") : trans.__("Done");
+  const buttons = [Dialog.okButton({ label: trans.__("OK") })];
+  void showDialog({ title, body: text, buttons });
 }

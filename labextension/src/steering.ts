@@ -1,15 +1,16 @@
 // Steering from menus and keys: the same as the buttons of a panel, for a job that may have none.
 
-import { InputDialog, Notification } from "@jupyterlab/apputils";
+import { InputDialog } from "@jupyterlab/apputils";
 import type { TranslationBundle } from "@jupyterlab/translation";
 
 import { joined, oneLine } from "./format";
 import { reason } from "./panel/context";
+import { freeName, withName } from "./panel/steer";
 import * as preview from "./preview";
 import type { CheckpointView } from "./protocol";
 import { sceneOf } from "./scene";
 import type { IScene, Preview } from "./scene";
-import { READ } from "./shellActions";
+import { tell } from "./shellActions";
 import type { IFeed, IJobModel, IShellActions } from "./tokens";
 
 /** Milliseconds in which the cluster must tell of a job that is to be steered. */
@@ -34,10 +35,33 @@ export class Steering {
     return this.steer(job, scene => preview.resume(scene));
   }
 
+  retry(job: string): Promise<void> {
+    return this.steer(job, scene => preview.retry(scene));
+  }
+
   rollback(job: string): Promise<void> {
     return this.steer(job, async scene => {
-      const to = await this.chosen(scene);
+      const title = this.trans.__("Roll back %1", scene.job.run);
+      const others = this.checkpoints(scene).filter(({ id }) => id !== scene.run?.head);
+      const to = await this.chosen(title, others);
       return to === null ? null : preview.rollback(scene, to);
+    });
+  }
+
+  fork(job: string): Promise<void> {
+    return this.steer(job, async scene => {
+      const title = this.trans.__("Fork %1", scene.job.run);
+      const at = await this.chosen(title, this.checkpoints(scene));
+      const suggestion = at === null ? "" : freeName(this.feed, scene.run, at);
+      return at === null ? null : this.named(preview.fork(scene, at), suggestion);
+    });
+  }
+
+  tag(job: string): Promise<void> {
+    return this.steer(job, async scene => {
+      const title = this.trans.__("Tag a checkpoint of %1", scene.job.run);
+      const at = await this.chosen(title, this.checkpoints(scene));
+      return at === null ? null : this.named(preview.tag(scene, at), "");
     });
   }
 
@@ -55,27 +79,38 @@ export class Steering {
         throw new Error(found.why);
       }
       const { action, title, body, accept, confirm } = found;
-      if (!confirm || (await this.actions.confirm(title, body, accept))) {
-        Notification.success((await this.feed.act(action)).said, { autoClose: READ });
+      if (!confirm || (await this.actions.confirm(oneLine(title), oneLine(body), accept))) {
+        tell(this.trans, "success", (await this.feed.act(action)).said);
       }
     } catch (error) {
-      Notification.error(reason(error), { autoClose: READ });
+      tell(this.trans, "error", reason(error));
     }
   }
 
-  /** Ask for one of a run's checkpoints, the newest first; null if the user thinks better of it. */
-  private async chosen({ run }: IScene): Promise<CheckpointView | null> {
-    const choice = (run?.checkpoints ?? []).filter(({ id }) => id !== run?.head).reverse();
-    if (run === null || choice.length === 0) {
-      throw new Error(this.trans.__("There is no other checkpoint to go back to."));
+  private named(found: Preview, suggestion: string): Preview | Promise<Preview | null> {
+    return found.possible ? withName(this.trans, this.actions, found, suggestion) : found;
+  }
+
+  /** Return a run's checkpoints, the newest first. */
+  private checkpoints({ run }: IScene): CheckpointView[] {
+    return (run?.checkpoints ?? []).slice().reverse();
+  }
+
+  /** Ask for one of some checkpoints; null if the user thinks better of it. */
+  private async chosen(
+    title: string,
+    choice: readonly CheckpointView[]
+  ): Promise<CheckpointView | null> {
+    if (choice.length === 0) {
+      throw new Error(this.trans.__("%1: there is no checkpoint to choose.", title));
     }
     // Two attempts can save the same step, so the number tells them apart.
     const items = choice.map(
       ({ ref, tags }, i) => `${i + 1}. ${joined(ref, ...tags.map(oneLine))}`
     );
     const answer = await InputDialog.getItem({
-      title: this.trans.__("Roll back %1", run.name),
-      label: this.trans.__("To which checkpoint?"),
+      title,
+      label: this.trans.__("Which checkpoint?"),
       items,
       okLabel: this.trans.__("Go On"),
       cancelLabel: this.trans.__("Cancel")
@@ -87,7 +122,7 @@ export class Steering {
   private async scene(job: string): Promise<IScene> {
     const model = this.feed.job(job);
     try {
-      await known(model);
+      await known(model, this.feed);
       const scene = sceneOf(this.trans, this.feed, model);
       if (model.unknown) {
         throw new Error(this.trans.__("The cluster has no job %1 any more.", job));
@@ -103,8 +138,9 @@ export class Steering {
 }
 
 /** Wait until a job and its run are known from the cluster, but not for ever. */
-function known(model: IJobModel): Promise<void> {
-  const enough = () => model.unknown || (!model.stale && model.head !== null && model.run !== null);
+function known(model: IJobModel, feed: IFeed): Promise<void> {
+  const told = () => model.unknown || (!model.stale && model.head !== null && model.run !== null);
+  const enough = () => told() || feed.contact.kind === "offline" || feed.contact.kind === "down";
   return new Promise(resolve => {
     const end = () => {
       window.clearTimeout(timer);

@@ -12,6 +12,7 @@ from typing import Any
 
 from resilient_nb.cluster.record import Lock, read, start_watchdog
 from resilient_nb.config import load_settings
+from resilient_nb.errors import ClusterUnreachable
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,10 @@ async def _guard() -> None:
     lock = Lock(settings.cluster_file)
     while True:
         await asyncio.sleep(_EVERY)
-        record = read(settings.cluster_file)
+        try:
+            record = read(settings.cluster_file)
+        except ClusterUnreachable:
+            continue  # it may be put right
         if record is not None and lock.take():
             lock.release()
             logger.warning("The watchdog is gone; starting another.")

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from resilient_nb.config import Settings
+from resilient_nb.errors import ClusterUnreachable
 from resilient_nb.processes import Process, start_detached
 
 
@@ -24,13 +25,23 @@ class Record:
 
 
 def read(file: Path) -> Record | None:
-    """Return the record, or None if there is none."""
+    """Return the record, or None if there is none.
+
+    Raises:
+        ClusterUnreachable: it can't be read.
+    """
     try:
         data = json.loads(file.read_text())
+        parts = {role: Process(**part) for role, part in data["parts"].items()}
+        return Record(data["address"], data["workers"], Process(**data["watchdog"]), parts)
     except FileNotFoundError:
         return None
-    parts = {role: Process(**part) for role, part in data["parts"].items()}
-    return Record(data["address"], data["workers"], Process(**data["watchdog"]), parts)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ClusterUnreachable(
+            f"{file} says where the local cluster is, and can't be read ({error}). If it is "
+            "damaged, or another version's, delete it and start the cluster again (`up`): jobs in "
+            "its journal are not lost."
+        ) from error
 
 
 def write(file: Path, record: Record) -> None:

@@ -62,7 +62,7 @@ class Board:
         self._since = self._at = at
         self._first = True
         self._rows: dict[str, _Row] = {}
-        self._finished: dict[str, None] = {}  # in the order in which they ended
+        self._finished: dict[str, None] = {}  # those that are listed
         self._gone: dict[str, int] = {}  # with the count
         self._due: dict[str, None] = {}  # jobs whose rows are to be made now,
         self._later: dict[str, None] = {}  # and with the next second
@@ -171,7 +171,7 @@ class Board:
             if job.state.final:
                 self._finished.setdefault(name)
                 if len(self._finished) > LISTED:
-                    self._leave_out(next(iter(self._finished)), at)
+                    self._leave_out(min(self._finished, key=self._ended_at), at)
             else:
                 self._finished.pop(name, None)
         return changed
@@ -180,8 +180,10 @@ class Board:
         """Whether a job has ended before all that are listed, and isn't."""
         if not job.state.final or job.id in self._rows or len(self._finished) < LISTED:
             return False
-        first = self._engine.world.jobs[next(iter(self._finished))]
-        return (job.ended_at or 0.0) < (first.ended_at or 0.0)
+        return self._ended_at(job.id) < min(map(self._ended_at, self._finished))
+
+    def _ended_at(self, name: str) -> float:
+        return self._engine.world.jobs[name].ended_at or 0.0
 
     def _leave_out(self, name: str, at: int) -> None:
         del self._finished[name], self._rows[name]

@@ -14,6 +14,10 @@ from resilient_nb.wire.codec import to_json
 #: changes with time. So is how far second copies of its run's checkpoints are.
 _AGAIN, _COPIES_AGAIN = 1.0, 2.0
 
+#: So many ranks that just go on are told of twice a second: nobody reads such a table faster, and
+#: it is most of what is told.
+_MANY, _MANY_AGAIN = 100, 0.45
+
 
 class Detail:
     """A job that somebody follows. `refresh` looks at it; `since` says what is new.
@@ -36,6 +40,7 @@ class Detail:
         self._head, self._failures, self._chaos = Piece(), Piece(), Piece()
         self._notes, self._lineage, self._world = Piece(), Piece(), Piece()
         self._ranks: dict[int, tuple[int, tuple[object, ...]]] = {}  # with the count
+        self._ranks_seen: tuple[Job | None, float] = (None, float("-inf"))  # and when
         self._ends: Mapping[int, RankEnd] | None = None
         self._ended: frozenset[int] = frozenset()
         self._stragglers: frozenset[int] = frozenset()
@@ -120,7 +125,12 @@ class Detail:
             self._ends, self._ended = job.ends, ended
         self._stragglers = stragglers
         live.touch(job.id, other)
-        changed, world = False, live.world(job.id)
+        changed, world, now = False, live.world(job.id), sources.engine.now()
+        seen_of, seen_at = self._ranks_seen
+        goes_on = seen_of is job and not other and world == len(self._ranks)
+        if goes_on and world >= _MANY and abs(now - seen_at) < _MANY_AGAIN:
+            return False  # what is fresh stays so until then
+        self._ranks_seen = (job, now)
         for cells in live.fresh(job):
             rank = cells[0]
             row, known = (*cells, rank in stragglers), self._ranks.get(rank)

@@ -9,6 +9,7 @@ from typing import Protocol
 from resilient_nb.control.engine import Engine
 from resilient_nb.core import causes
 from resilient_nb.core import events as ev
+from resilient_nb.core.causes import amount
 from resilient_nb.core.divergence import lowered_since
 from resilient_nb.core.model import (
     Checkpoint,
@@ -20,6 +21,7 @@ from resilient_nb.core.model import (
     Remedy,
     Run,
 )
+from resilient_nb.core.room import most_memory
 from resilient_nb.errors import InvalidRequest
 from resilient_nb.wire import requests as rq
 
@@ -49,8 +51,8 @@ class Overrides:
         """Run a failed job's cell again from its head, or end the pause of one that waits.
 
         Raises:
-            InvalidRequest: there is nothing to retry, or it would fail again by all that is known
-                and that it is to be tried anyway wasn't said.
+            InvalidRequest: there is nothing to retry, it would fail again by all that is known
+                and that it is to be tried anyway wasn't said, or it could never start.
             NotAllowed: it is somebody else's.
         """
         world = self._engine.world
@@ -66,19 +68,21 @@ class Overrides:
                 f"{job.run} begins it again from its last checkpoint."
             )
         self._check_retry(job, run, request)
+        told = self._check_memory(job, request.memory)
         head = world.checkpoint(run.head) if run.head else None
         spec, remedy = _spec(job, request), _remedy(job, head, request)
         if spec.group not in world.policy.groups_of(user):
             spec = replace(spec, group="")  # another's, or of before the policy changed
-        return self._submit(rq.Submit(run.name, spec, request.request_id, "auto"), remedy)
+        made = self._submit(rq.Submit(run.name, spec, request.request_id, "auto"), remedy)
+        return replace(made, message=f"{made.message} {told}".strip())
 
     def _at_once(self, job: Job, request: rq.Retry, user: str) -> rq.Submitted:
-        now = self._engine.now()
+        now, told = self._engine.now(), self._check_memory(job, request.memory)
         if job.not_before > now or request.memory or request.on_nan:
             event = ev.RetryRequested(now, job.id, user, request.memory, request.on_nan)
             self._engine.record(event)
             self._engine.settle()
-        return self._answer(self._engine.world.jobs[job.id], "")
+        return self._answer(self._engine.world.jobs[job.id], told)
 
     def _answer(self, job: Job, message: str) -> rq.Submitted:
         head = self._engine.world.runs[job.run].head
@@ -103,6 +107,28 @@ class Overrides:
             "Correct the cell and run it again. If you know better: %resilient retry "
             f"{job.run} --anyway."
         )
+
+    def _check_memory(self, job: Job, memory: int) -> str:
+        """Return what is to be known of workers that aren't there yet, "" if some have so much.
+
+        Raises:
+            InvalidRequest: none will ever have so much, or it is no size.
+        """
+        engine, size = self._engine, amount(memory)
+        if memory < 0:
+            raise InvalidRequest(f"{job.id} can't have {memory} bytes of memory; give 1 or more.")
+        hosts = engine.hosts.for_plan(engine.world, engine.now())
+        most = most_memory(hosts, job.spec.needs, job.spec.workers)
+        if not memory or most is None or memory <= most:
+            return ""
+        limit, there = engine.settings.max_workers, sum(h.slots for h in hosts if not h.closing)
+        if limit is not None and there >= limit:
+            has = f"{amount(most)} is the most here" if most else "no worker here says what it has"
+            raise InvalidRequest(
+                f"{job.id} can't have {size} of memory for each worker: {has}, and this cluster "
+                "can't grow. Give it less."
+            )
+        return f"Too few workers here have {size} of memory: it waits until more such are added."
 
 
 def _helps(failure: Failure, request: rq.Retry) -> bool:

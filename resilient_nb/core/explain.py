@@ -45,7 +45,7 @@ def cost_text(failure: Failure) -> str:
         parts.append(f"{steps} to make again")
     if failure.lost_s >= 0.05:
         parts.append(f"{_time(failure.lost_s)} of work")
-    if failure.down_s:
+    if failure.down_s >= 0.05:
         parts.append(f"{_time(failure.down_s)} until it ran again")
     return f"Cost: {', '.join(parts)}." if parts else ""
 

@@ -21,6 +21,7 @@ from resilient_nb.cluster import embedded
 from resilient_nb.config import load_settings
 from resilient_nb.core.chaos import ChaosReport
 from resilient_nb.core.differences import DiffReport
+from resilient_nb.core.model import JobState
 from resilient_nb.core.querying import FactsReport, JobRow, Query, parse_when
 from resilient_nb.core.recap import DeadReport, RecapReport
 from resilient_nb.core.scrubbing import VerifyReport
@@ -210,8 +211,8 @@ def _retry(arguments: Arguments) -> Rich[JobView]:
         on_nan=arguments.get("on_nan"),
     )
     text = f"{again.id} goes on from step {again.view.step}."
-    if again.id == before.id:
-        text = f"{again.id} starts as soon as it is its turn: {again.why().reason}"
+    if again.id == before.id or again.view.state is JobState.QUEUED:
+        text = f"{text[:-1]} as soon as it is its turn: {again.why().reason}"
     return Rich(text, f"<p>{escape(text)}</p>", again.view)
 
 

@@ -2,8 +2,9 @@
 
 The panel in a cell and the ipywidgets panel both show what `Follower` hands them. It asks by
 long poll, so a change is shown at once and an idle job costs one call per `patience`; it
-never asks more often than every `minimum_interval`; and a cluster that doesn't answer (it
-may be restarting) is asked again, with the last view kept and a line that says so.
+never asks more often than every `minimum_interval`, and of a wide gang less often; and a cluster
+that doesn't answer (it may be restarting) is asked again, with the last view kept and a line that
+says so.
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ NOT_ANSWERING = "cluster not answering, trying again"
 #: What a restarting cluster looks like from here; anything else won't pass by waiting.
 _PASSING = (ClusterUnreachable, OSError)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 2.0
+
+#: Seconds between two questions for each rank: the view of a wide gang is long, and so is the work
+#: that each copy of it makes for scheduler, kernel and browser.
+_PER_RANK = 0.003
 
 
 @dataclass(frozen=True)
@@ -106,8 +111,13 @@ class Follower:
 
     def _run(self) -> None:
         # The first sight was shown just now: the interval counts from there.
-        while not self._over and not self._stopped.wait(max(self._pause, self._pace.interval)):
+        while not self._over and not self._stopped.wait(self._gap()):
             self._ask(self._seen, self._pace.patience)
+
+    def _gap(self) -> float:
+        view = self.sight.view
+        ranks = 0 if view is None else len(view.ranks)
+        return max(self._pause, self._pace.interval, ranks * _PER_RANK)
 
     def _ask(self, seen: int, patience: float) -> None:
         try:

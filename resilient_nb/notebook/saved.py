@@ -73,10 +73,12 @@ def _thinned(points: Sequence[tuple[int, float]]) -> tuple[tuple[int, float], ..
 
 
 def _checkpoints(checkpoints: Sequence[CheckpointView]) -> tuple[CheckpointView, ...]:
-    """Return the newest, and of older ones those with a name."""
+    """Return the newest, and of older ones those with a name; not where their machine has them."""
     older, newest = checkpoints[:-_CHECKPOINTS], checkpoints[-_CHECKPOINTS:]
     named = [c for c in older if c.tags or c.is_head][-_OTHERS:]
-    return tuple(replace(c, metrics=_some(c.metrics), copies=()) for c in (*named, *newest))
+    return tuple(
+        replace(c, metrics=_some(c.metrics), copies=(), path="") for c in (*named, *newest)
+    )
 
 
 def _some(metrics: Mapping[str, float], first: Sequence[str] = ()) -> dict[str, float]:

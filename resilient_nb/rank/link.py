@@ -13,7 +13,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from resilient_nb.core.model import RankEnd
@@ -66,10 +65,10 @@ class Link:
 
     def _send_sample(self) -> None:
         sample, now = self._sample(), time.monotonic()
-        state = replace(sample.passed_on(), phase_s=0.0)
+        state = sample.passed_on()._replace(phase_s=0.0)
         news = sample.points or sample.steps or state != self._last
         if news or now - self._sent_at >= _HEARTBEAT:
-            self._send({"kind": "Sample", **plain(sample)})
+            self._send({"kind": "Sample", "sample": plain(sample)})
             self._last, self._sent_at = state, now
 
     def _take(self, message: dict[str, Any]) -> None:

@@ -29,8 +29,8 @@ _STATUS: tuple[tuple[type[ResilientError], int], ...] = (
     (NotAllowed, 403),
     (Conflict, 409),
     (StaleEpoch, 409),
+    (VersionMismatch, 409),  # trying again doesn't help
     (ClusterUnreachable, 503),
-    (VersionMismatch, 503),
     (JournalFailed, 503),
 )
 
@@ -67,6 +67,9 @@ def request(action: Action) -> Asked:
     for name in ("request_id", *_NEEDS[action.verb]):
         if not getattr(action, name):
             raise InvalidRequest(f"An action {action.verb!r} needs {name!r}.")
+    for name in ("epoch", "memory"):
+        if not 0 <= getattr(action, name) < 2**63:
+            raise InvalidRequest(f"An action has no {name!r} of {getattr(action, name)}.")
     match action.verb:
         case "cancel":
             return Asked(rq.Cancel(action.job), JobView)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from contextlib import suppress
 from typing import Any
 
-from jupyter_server.base.handlers import APIHandler
+from jupyter_core.utils import ensure_async
+from jupyter_server.base.handlers import APIHandler, JupyterHandler
 from tornado.web import HTTPError, MissingArgumentError
 
 from resilient_nb.comms import AsyncClient
@@ -19,6 +21,27 @@ from resilient_nb.wire.feed import Refused
 RESOURCE, CLUSTERS = "resilient_nb", "resilient_nb_clusters"
 
 _CODES = {400: "invalid-request", 403: "not-allowed", 404: "unknown-name"}
+
+#: Whole numbers go as 64 bits to the cluster.
+_BIGGEST = 2**63 - 1
+
+
+async def check_cluster(handler: JupyterHandler) -> None:
+    """Let only those name a cluster who may run code here.
+
+    What a Dask comm receives may be a pickle: a scheduler of one's own could run anything here.
+
+    Raises:
+        HTTPError: who asks may only look.
+    """
+    if handler.get_query_argument("cluster", ""):
+        asked = handler.authorizer.is_authorized(handler, handler.current_user, "execute", RESOURCE)
+        if not await ensure_async(asked):
+            raise HTTPError(
+                403,
+                "Only who may run code on this Jupyter server may have it look at another cluster "
+                "than its own: leave that setting empty.",
+            )
 
 
 class Api(APIHandler):
@@ -83,7 +106,8 @@ class Api(APIHandler):
             InvalidRequest: it is none.
         """
         text = self.get_query_argument(name, None)
-        try:
-            return default if text is None else int(text)
-        except ValueError:
-            raise InvalidRequest(f"{name} is {text!r}, and must be a whole number.") from None
+        with suppress(ValueError):
+            found = default if text is None else int(text)
+            if abs(found) <= _BIGGEST:
+                return found
+        raise InvalidRequest(f"{name} is {text!r}, and must be a whole number.")

@@ -13,7 +13,7 @@ from tornado.web import authenticated
 from resilient_nb.core.views import RunView
 from resilient_nb.errors import Conflict, InvalidRequest
 from resilient_nb.server import actions
-from resilient_nb.server.api import Api
+from resilient_nb.server.api import Api, check_cluster
 from resilient_nb.wire import requests as rq
 from resilient_nb.wire.feed import Action, Done
 
@@ -51,6 +51,7 @@ class Actions(Api):
     @authorized
     async def post(self) -> None:
         """Do what a click asks for."""
+        await check_cluster(self)
         await self.answer(self._done())
 
     async def _done(self) -> Done:

@@ -20,7 +20,7 @@ def choose(address: str) -> Chosen:
 
     Raises:
         NoCluster: there is none.
-        InvalidRequest: the settings can't be read.
+        ClusterUnreachable, InvalidRequest: a file that says so, or the settings, can't be read.
     """
     settings = load_settings()
     return connection.at(address, settings) if address else connection.chosen(settings)

@@ -11,7 +11,7 @@ from jupyter_server.base.handlers import JupyterHandler
 from jupyter_server.base.websocket import WebSocketMixin
 from tornado.websocket import WebSocketClosedError, WebSocketHandler
 
-from resilient_nb.server.api import CLUSTERS, RESOURCE
+from resilient_nb.server.api import CLUSTERS, RESOURCE, check_cluster
 from resilient_nb.server.clusters import Clusters
 from resilient_nb.server.follower import Follower
 from resilient_nb.server.listener import Listener
@@ -19,7 +19,7 @@ from resilient_nb.wire.feed import Wish
 
 #: What a browser may send at once, in bytes, and of how many jobs it may want every detail.
 _MOST_BYTES, _MOST_JOBS = 1 << 18, 1000
-_BAD_DATA = 1007  # WebSocket's own code
+_BAD_DATA, _MOST_REASON = 1007, 123  # WebSocket's own code, and the bytes that a reason may have
 
 
 class FeedSocket(WebSocketMixin, WebSocketHandler, JupyterHandler):
@@ -46,6 +46,7 @@ class FeedSocket(WebSocketMixin, WebSocketHandler, JupyterHandler):
     @authorized
     async def get(self) -> None:
         """Become a WebSocket, for those who may."""
+        await check_cluster(self)
         await super().get()
 
     def open(self) -> None:
@@ -61,11 +62,11 @@ class FeedSocket(WebSocketMixin, WebSocketHandler, JupyterHandler):
         assert self._listener is not None
         try:
             wish = msgspec.json.decode(message, type=Wish)
-        except msgspec.DecodeError as error:
-            self.close(_BAD_DATA, f"This is no wish: {error}"[:120])
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            self._refuse(f"This is no wish: {error}")
             return
         if len(wish.jobs) > _MOST_JOBS:
-            self.close(_BAD_DATA, f"A wish has {_MOST_JOBS} jobs at most.")
+            self._refuse(f"A wish has {_MOST_JOBS} jobs at most.")
             return
         self._listener.wish(frozenset(wish.jobs))
 
@@ -73,6 +74,9 @@ class FeedSocket(WebSocketMixin, WebSocketHandler, JupyterHandler):
         """Listen no more."""
         if self._follower is not None and self._listener is not None:
             self._follower.remove(self._listener)
+
+    def _refuse(self, why: str) -> None:
+        self.close(_BAD_DATA, why.encode()[:_MOST_REASON].decode(errors="ignore"))
 
     async def _write(self, message: bytes) -> None:
         with suppress(WebSocketClosedError):  # `on_close` comes

@@ -86,6 +86,8 @@ class Follower:
 
     def add(self, listener: Listener) -> None:
         """Tell a listener what is new from now on, beginning with everything."""
+        if self.idle:
+            self._down = None  # that was so when somebody listened last
         self._listeners.append(listener)
         listener.greet(self._hello)
         if len(self._listeners) == 1:
@@ -193,17 +195,22 @@ class Follower:
                 listener.give_full(pieces, missing, self._hello, self._given_at)
 
     async def _poll(self, client: AsyncClient, chosen: Chosen) -> Pieces | None:
-        """Return what is new; None if somebody needs something, or another cluster is chosen."""
+        """Return what is new; None if somebody needs something, or another cluster is chosen.
+
+        Those who are behind catch up first, which is soon done: else they could wait for ever for
+        others who need something again and again.
+        """
         asked = asyncio.create_task(self._next(client))
         woken = asyncio.create_task(self._wake.wait())
+        awaited = {asked} if self._at.ahead else {asked, woken}
         try:
             while True:
-                await asyncio.wait(
-                    {asked, woken}, timeout=LOOK_EVERY, return_when=asyncio.FIRST_COMPLETED
+                done, _ = await asyncio.wait(
+                    awaited, timeout=LOOK_EVERY, return_when=asyncio.FIRST_COMPLETED
                 )
-                if asked.done():
+                if asked in done:
                     return asked.result()
-                if woken.done() or not self._still(chosen):
+                if woken in done or not self._still(chosen):
                     return None
         finally:
             asked.cancel()

@@ -15,7 +15,7 @@ from resilient_nb.core.differences import DiffReport
 from resilient_nb.core.views import CheckpointView, WhyReport
 from resilient_nb.errors import InvalidRequest, ResilientError
 from resilient_nb.server import logs
-from resilient_nb.server.api import Api
+from resilient_nb.server.api import Api, check_cluster
 from resilient_nb.server.clusters import choose
 from resilient_nb.wire import requests as rq
 from resilient_nb.wire.codec import PROTOCOL
@@ -29,6 +29,7 @@ class Question(Api):
     @authorized
     async def get(self) -> None:
         """Answer."""
+        await check_cluster(self)
         await self.answer(self.found())
 
     async def found(self) -> Any:

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -141,9 +141,8 @@ class Child:
         silent_s = self.activity.silent_s(now)
         if (reached := self.seat.reached.step) > said.step and silent_s > _QUIET:
             # It went on after its last word, and got stuck there: that is a loop.
-            said = replace(said, step=reached, looping=True)
-        return replace(
-            said,
+            said = said._replace(step=reached, looping=True)
+        return said._replace(
             rss=self.footprint.now,
             peak_rss=self.footprint.peak,
             limit=self.limit.most,

@@ -399,7 +399,7 @@ class Supervisor:
         child.activity.heard(time.monotonic())
         kind = message.pop("kind")
         if kind == "Sample":
-            new = build(Sample, message)
+            new = build(Sample, message["sample"])
             child.sample, child.step = new.after(child.sample), new.step
         elif kind == "End":
             child.word = build(RankEnd, message)

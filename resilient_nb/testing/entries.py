@@ -32,7 +32,7 @@ def scripted(
     print(f"rendezvous {rendezvous is not None}")
     behaviour, _, argument = attempt.cell.source.partition(" ")
     sample = Sample(attempt.job, attempt.epoch, rank, step=7, points=((7, {"loss": 0.5}),))
-    channel.sendall(frame({"kind": "Sample", **plain(sample)}))
+    channel.sendall(frame({"kind": "Sample", "sample": plain(sample)}))
     channel.sendall(frame(FACTS.pack(Note(attempt.job, attempt.epoch, rank, "hello"))))
     match behaviour:
         case "finish":

@@ -5,13 +5,14 @@
 
 Real are the scheduler with its plugin, the Jupyter server, JupyterLab in headless Chromium and the
 notebook's kernel. Simulated are the ranks: 1,000 of one job, each with a new sample four times a
-second (`ui_agent.py`), of which every value changes. The job is submitted from a cell, and shown
-in its output, in a tab of its own with the table of ranks, and in the sidebar, all at once. Shares
-are of one core, over some seconds, with what JupyterLab and Dask take anyway; that is measured
-before, and printed beside them. Of the browser's main thread it is the CPU time; `tasks` is how
-long its tasks took by the clock, which is more where other processes have the cores. `week` is a
-job of 600,000 steps with 500 checkpoints and 100 MB of output (`ui_history.py`); its page is whole
-when state, plots, timeline and output are drawn.
+second (`ui_agent.py`), of which every value changes. The job is submitted from a cell, and shown in
+its output, in a tab of its own with the table of ranks, and in the sidebar, all at once. Shares are
+of one core, over some seconds, with what JupyterLab takes anyway; that is measured before, and
+printed beside them. The scheduler's is without what it takes with all hosts and no rank. Of the
+browser's main thread it is the CPU time; `tasks` is how long its tasks took by the clock, which is
+more where other processes have the cores. `week` is a job of 600,000 steps with 500 checkpoints and
+100 MB of output (`ui_history.py`); its page is whole when state, plots, timeline and output are
+drawn.
 
 The last line is JSON.
 """
@@ -69,7 +70,7 @@ class Shares:
 
 @contextmanager
 def process(*command: str, log: Path) -> Iterator[psutil.Process]:
-    """Run a command, and end it and all below it."""
+    """Run a command, and end it."""
     with log.open("wb") as file:
         child = subprocess.Popen([sys.executable, *command], stdout=file, stderr=file)
     family = psutil.Process(child.pid)
@@ -77,7 +78,11 @@ def process(*command: str, log: Path) -> Iterator[psutil.Process]:
         yield family
     finally:
         child.terminate()
-        child.wait(PATIENCE)
+        try:
+            child.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
 
 
 @contextmanager
@@ -223,7 +228,7 @@ def measure(
         "browser_main_thread": busy.cpu,
         "longest_task_ms": busy.longest,
         "server_cpu": busy.server,
-        "scheduler_cpu": busy.scheduler,
+        "scheduler_cpu": busy.scheduler - idle.scheduler,
         "submit_visible_ms": 1000 * statistics.median(visible),
         "reload_live_s": statistics.median(reloads),
         "week_open_s": statistics.median(opened),

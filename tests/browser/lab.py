@@ -90,6 +90,7 @@ class Lab:
         while not self._answers():
             assert self._process.poll() is None, self.log.read_text()
             assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.05)  # the server needs the processor more
         return self
 
     def stop(self) -> None:

@@ -21,6 +21,7 @@ from resilient_nb.rank.state import Stored
 from resilient_nb.storage.reading import open_checkpoint
 from resilient_nb.supervisor.place import Place, short_path
 from resilient_nb.testing.builders import an_attempt
+from resilient_nb.wire.codec import build
 from resilient_nb.wire.frames import FrameReader, frame
 from resilient_nb.wire.orders import (
     FACTS,
@@ -36,6 +37,7 @@ from resilient_nb.wire.orders import (
     Prepared,
     RankDone,
     RankStarted,
+    Sample,
 )
 
 PATIENCE = 60.0
@@ -54,7 +56,7 @@ class Supervised:
         self._output = self.place.output.open("wb")
         self.process = subprocess.Popen(command, stderr=self._output, env=env)
         self.facts: dict[str, Any] = {}
-        self.samples: list[dict[str, Any]] = []
+        self.samples: list[Sample] = []
         self.warm = False
         self._socket = self._connect()
         self._reader = FrameReader()
@@ -88,7 +90,7 @@ class Supervised:
         assert data, self.place.output.read_text()
         for message in self._reader.feed(data):
             self.warm = message.get("warm", self.warm)
-            self.samples += message.get("samples", ())
+            self.samples += [build(Sample, said) for said in message.get("samples", ())]
             new = {n: FACTS.unpack(dict(fact)) for n, fact in message.get("facts", ())}
             self.facts.update(new)
             if new:
@@ -175,10 +177,10 @@ class Gang:
         return [note.text for note in self._all(Note)]
 
     @property
-    def samples(self) -> list[dict[str, Any]]:
+    def samples(self) -> list[Sample]:
         """What ranks of this attempt have said of themselves."""
         key = (self.job, self.epoch)
-        return [s for h in self._used for s in h.samples if (s["job"], s["epoch"]) == key]
+        return [s for h in self._used for s in h.samples if (s.job, s.epoch) == key]
 
     def pids(self) -> dict[int, int]:
         """Wait for all ranks' processes."""

@@ -53,10 +53,10 @@ def test_compute_data_and_wait_are_told_apart(host: Supervised, tmp_path: Path) 
     gang.begin([2])
     assert [end.step for end in gang.ended()] == [30, 30]
     for rank in (0, 1):
-        mine = [s for s in gang.samples if s["rank"] == rank]
-        assert sum(s["steps"] for s in mine) == 30
-        assert sum(s["items"] for s in mine) == 60  # of both ranks together
-        sums = {part: sum(s[part] for s in mine) for part in PARTS}
+        mine = [s for s in gang.samples if s.rank == rank]
+        assert sum(s.steps for s in mine) == 30
+        assert sum(s.items for s in mine) == 60  # of both ranks together
+        sums = {part: sum(getattr(s, part) for s in mine) for part in PARTS}
         assert sum(sums.values()) >= 30 * 0.03
         assert sums["checkpoint_s"] > 0
         if rank == 0:
@@ -67,9 +67,9 @@ def test_compute_data_and_wait_are_told_apart(host: Supervised, tmp_path: Path) 
         else:
             assert sums["compute_s"] >= 30 * 0.03
             assert sums["data_s"] < 30 * 0.01
-        assert 0.03 <= max(s["longest_s"] for s in mine) <= sum(sums.values())
-        assert mine[-1]["phase"] == "ended"
-        assert {s["phase"] for s in mine} <= {
+        assert 0.03 <= max(s.longest_s for s in mine) <= sum(sums.values())
+        assert mine[-1].phase == "ended"
+        assert {s.phase for s in mine} <= {
             "starting", "data", "compute", "wait", "checkpoint", "ended",
         }  # fmt: skip
 
@@ -86,7 +86,7 @@ def test_a_rank_is_heard_of_though_nothing_is_new(host: Supervised, tmp_path: Pa
     gang = Gang([host], tmp_path, QUIET, "quiet#1")
     gang.begin([1])
     gang.ended()
-    said = {s["phase_s"] for s in gang.samples if s["phase"] == "compute"}
+    said = {s.phase_s for s in gang.samples if s.phase == "compute"}
     assert len([seconds for seconds in said if seconds > 0.5]) >= 2
     assert max(said) > 1.2
 

@@ -51,7 +51,7 @@ for n in run.steps(100_000):
 def test_all_leave_at_the_same_step_and_nothing_is_lost(gang: Make) -> None:
     made = gang(train(200))
     made.begin([3])
-    made.wait(lambda: any(s["step"] > 3 for s in made.samples))
+    made.wait(lambda: any(s.step > 3 for s in made.samples))
     made.leave()
     [(outcome, step)] = set(outcomes(made))
     assert outcome == "left"
@@ -65,7 +65,7 @@ def test_all_leave_at_the_same_step_and_nothing_is_lost(gang: Make) -> None:
 def test_ranks_of_different_speed_without_collectives_leave_together(gang: Make) -> None:
     made = gang(UNCOUPLED)
     made.begin([3])
-    made.wait(lambda: any(s["rank"] == 2 and s["step"] > 9 for s in made.samples))
+    made.wait(lambda: any(s.rank == 2 and s.step > 9 for s in made.samples))
     made.leave()
     [(outcome, step)] = set(outcomes(made))
     assert (outcome, made.head and made.head.step) == ("left", step)
@@ -77,7 +77,7 @@ def test_one_sigterm_makes_the_whole_gang_leave(gang: Make) -> None:
     made = gang(train(200))
     made.begin([1, 1])
     pids = made.pids()
-    made.wait(lambda: any(s["step"] > 3 for s in made.samples))
+    made.wait(lambda: any(s.step > 3 for s in made.samples))
     os.kill(pids[1], signal.SIGTERM)
     [(outcome, step)] = set(outcomes(made))
     assert (outcome, made.head and made.head.step) == ("left", step)
@@ -256,7 +256,7 @@ def test_every_sample_is_seen_once_though_workers_come_and_go(gang: Make) -> Non
                 seen.update((epoch, n) for n in numbers)
     assert seen == {(epoch, n): 1 for epoch in range(2) for n in range(240)}
     assert returned(made)["total"] == pytest.approx((0.5, moved), abs=1e-4)
-    [total] = {row["total_steps"] for row in made.samples} - {None}
+    [total] = {row.total_steps for row in made.samples} - {None}
     assert total == step
 
 
@@ -313,5 +313,5 @@ def test_a_cell_may_count_with_numpys_numbers(gang: Make) -> None:
     [end] = job.ended()
     assert (end.outcome, end.step) == (Outcome.FINISHED, 5)
     assert job.checkpoints[-1].step == 5
-    assert job.samples[-1]["total_steps"] == 5
+    assert job.samples[-1].total_steps == 5
     assert not [note for note in job.notes if "failed" in note]

@@ -108,6 +108,8 @@ def test_declared_data_that_goes_away_is_said_and_blamed(
         more.write(b"y")
     assert cli.main(["resume", "reads"]) == 0
     wait(client, "reads#2", lambda view: any("has changed since step" in n for n in view.notes))
+    head = client.resolve("reads").step
+    wait(client, "reads#2", lambda view: view.step > head)  # before that there is nothing to save
     client.cancel("reads#2")
     finish(client, "reads#2")
     capsys.readouterr()

@@ -66,6 +66,8 @@ def test_a_dead_letter_is_listed_and_requeued(client: Client, tmp_path: object) 
     assert "resilient retry letter" in resilient("why", "letter")
     night = build(RecapReport, json.loads(resilient("recap", "--since", "1h", "--json")))
     assert "letter#1" in [row.job for row in night.jobs if row.act]
+    with pytest.raises(InvalidRequest, match=r"900\.0 GiB of memory .* is the most here"):
+        resilient("retry", "letter", "--memory", "900GiB")
     open(gate, "w").close()
     assert "letter#2 goes on from step 5" in resilient("dead", "letter", "--requeue")
     assert finish(client, "letter#2").state is JobState.SUCCEEDED

@@ -20,8 +20,18 @@ import psutil
 from resilient_nb.core.model import Cell, RankEnd
 from resilient_nb.supervisor.place import Place, short_path
 from resilient_nb.testing.builders import an_attempt
+from resilient_nb.wire.codec import build
 from resilient_nb.wire.frames import FrameReader, frame
-from resilient_nb.wire.orders import FACTS, ORDERS, Launch, Note, RankDone, RankStarted
+from resilient_nb.wire.orders import (
+    FACTS,
+    ORDERS,
+    Launch,
+    Note,
+    RankDone,
+    RankRow,
+    RankStarted,
+    Sample,
+)
 
 ENTRY = "resilient_nb.testing.entries:scripted"
 PATIENCE = 10.0
@@ -62,8 +72,8 @@ class Agent:
         self.job = f"job{next(_numbers)}#1"
         self._place = place
         self.facts: dict[str, Any] = {}
-        self.samples: list[dict[str, Any]] = []
-        self.ranks: list[dict[str, Any]] = []
+        self.samples: list[Sample] = []
+        self.ranks: list[RankRow] = []
         self.speaks: bool | None = None
         self.closed = False
         self._reader = FrameReader()
@@ -105,8 +115,8 @@ class Agent:
         for message in self._reader.feed(data):
             self.speaks = message["speaks"]
             if self.speaks:
-                self.ranks = message["ranks"]
-                self.samples += message["samples"]
+                self.ranks = [build(RankRow, row) for row in message["ranks"]]
+                self.samples += [build(Sample, said) for said in message["samples"]]
                 self.facts.update({n: FACTS.unpack(dict(fact)) for n, fact in message["facts"]})
 
     def of(self, kind: type[Any]) -> list[Any]:
@@ -115,8 +125,8 @@ class Agent:
     @property
     def rows(self) -> list[tuple[int, int, int]]:
         """The job's live ranks as (epoch, rank, pid)."""
-        mine = [row for row in self.ranks if row["job"] == self.job]
-        return [(row["epoch"], row["rank"], row["pid"]) for row in mine]
+        mine = [row for row in self.ranks if row.job == self.job]
+        return [(row.epoch, row.rank, row.pid) for row in mine]
 
     def log(self, rank: int = 0, epoch: int = 1) -> str:
         return self._place.log(self.job.partition("#")[0], 1, epoch, rank).read_text()

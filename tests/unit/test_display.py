@@ -285,6 +285,7 @@ def test_what_a_notebook_holds_of_a_job_is_the_newest_of_it_and_bounded() -> Non
     assert [view["series"]["loss"][n][0] for n in (0, -1)] == [0, 4999]
     kept = [c["step"] for c in view["checkpoints"]]
     assert kept == [0, 1, *range(960, 1000)]  # a tag, the head, the newest
+    assert {c["path"] for c in view["checkpoints"]} == {""}  # is nobody's business elsewhere
     assert [len(job.failures), len(view["failures"])] == [50, 5]
 
 

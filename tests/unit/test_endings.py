@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -310,6 +311,37 @@ def test_a_retry_with_more_memory(desk: Bench) -> None:
     retry(desk, memory=4 * GIB)
     again = desk.job("digits#2")
     assert (again.needs.memory, again.rank_memory, again.remedy) == (4 * GIB, 4 * GIB, Remedy())
+
+
+def test_a_retry_with_more_memory_than_there_is_says_so(desk: Bench) -> None:
+    begun(desk, slot=2 * GIB, retries=0, needs=Resources(memory=GIB))
+    fails(desk, failed(0, an_error("OSError"), step=3))
+    answer = retry(desk, memory=900 * GIB)
+    assert answer.message.endswith(
+        "Too few workers here have 900.0 GiB of memory: it waits until more such are added."
+    )
+    # It waits, and can be given less.
+    assert desk.job("digits#2").state is JobState.QUEUED
+    again = partial(rq.Retry, "digits#2", "less", 0)
+    assert "900.0 GiB" in desk.commands(again(memory=900 * GIB)).message
+    with pytest.raises(InvalidRequest, match=r"can't have -5 bytes"):
+        desk.commands(again(memory=-5))
+    assert desk.job("digits#2").needs.memory == 900 * GIB
+    assert desk.commands(again(memory=8 * GIB)).message == ""
+    assert desk.job("digits#2").state is JobState.STARTING
+
+
+def test_memory_that_a_cluster_will_never_have_is_refused(tmp_path: Path) -> None:
+    desk = Bench(tmp_path, max_workers=4)
+    begun(desk, slot=2 * GIB, retries=0, needs=Resources(memory=GIB))
+    fails(desk, failed(0, an_error("OSError"), step=3))
+    with pytest.raises(InvalidRequest, match=r"can't have 9\.0 GiB .* 8\.0 GiB is the most here"):
+        retry(desk, memory=9 * GIB)
+    desk.report(slot=Resources())
+    with pytest.raises(InvalidRequest, match="no worker here says what it has"):
+        retry(desk, memory=GIB)
+    desk.report(slots=3)  # the fourth is yet to come back
+    assert retry(desk, memory=9 * GIB).job == "digits#2"
 
 
 def test_a_job_that_pauses_starts_at_once(desk: Bench) -> None:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resilient_nb.control import board, feed
+from resilient_nb.control import board, detail, feed
 from resilient_nb.control.live import Thinned
 from resilient_nb.control.pieces import Points
 from resilient_nb.core.model import Cell, Outcome
@@ -96,6 +96,35 @@ def test_a_number_that_is_not_finite_is_null(plane: Plane) -> None:
     assert found["run"]["checkpoints"][0]["metrics"] == {"loss": None}
     first, _ = plane.answer(job)
     assert plane.answer(job, cursor=first.cursor)[1] is False
+
+
+def test_many_ranks_that_just_go_on_are_told_twice_a_second(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(detail, "_MANY", 2)
+    job = plane.running(workers=2)
+    reader = Reader()
+    reader.follow(plane, job)
+    plane.sample(job, 1, step=1)
+    reader.follow(plane, job)
+    assert reader.jobs[job]["head"]["step"] == 1
+    assert reader.jobs[job]["ranks"][1][4] == 0
+    plane.clock.advance(1.0)  # soon, though it says nothing more
+    reader.follow(plane, job)
+    assert reader.jobs[job] == truth(plane, job)
+
+
+def test_how_many_ranks_are_is_told_at_once_when_the_job_has_changed(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(detail, "_MANY", 2)
+    job = plane.running(workers=2)
+    reader = Reader()
+    reader.follow(plane, job)
+    plane.sample(job, 1, step=1)
+    plane.end(job)
+    reader.follow(plane, job)
+    assert reader.jobs[job] == truth(plane, job)
 
 
 def test_a_rank_that_holds_the_others_up_is_marked(plane: Plane) -> None:
@@ -195,6 +224,23 @@ def test_a_long_list_comes_in_several_answers(
     while reader.follow(plane):
         sizes.append(len(reader.rows))
     assert sizes == [10, 20, 25]
+
+
+def test_what_ends_while_a_long_list_is_made_stays_on_it(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(board, "LISTED", 2)
+    monkeypatch.setattr(board, "_AT_ONCE", 1)
+    for n in range(2):
+        plane.end(plane.running(f"old{n}"))
+    new = {plane.running("new"), plane.running("newer")}
+    reader = Reader()
+    reader.follow(plane)  # which makes the first row of four
+    for job in sorted(new):
+        plane.end(job)
+    while reader.follow(plane):
+        pass
+    assert set(reader.rows) == new
 
 
 def test_places_in_the_queue_are_told_when_others_leave_it(plane: Plane) -> None:

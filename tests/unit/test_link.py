@@ -16,8 +16,9 @@ from resilient_nb.rank.boundary import Boundary
 from resilient_nb.rank.link import Link
 from resilient_nb.rank.telemetry import Telemetry
 from resilient_nb.testing.builders import an_attempt
+from resilient_nb.wire.codec import build
 from resilient_nb.wire.frames import FrameReader, frame
-from resilient_nb.wire.orders import ORDERS, Committed, Leave
+from resilient_nb.wire.orders import ORDERS, Committed, Leave, Sample
 
 
 def test_a_cells_own_kinds_of_numbers_can_be_sent() -> None:
@@ -50,7 +51,7 @@ def test_what_goes_wrong_with_one_order_silences_nobody(
     reader, step = FrameReader(), 0
     while step != 7:
         for message in reader.feed(ours.recv(1 << 16)):
-            step = message["step"]
+            step = build(Sample, message["sample"]).step
             telemetry.step = 7 if len(heard) == 2 else 0
     assert "RuntimeError: odd" in capfd.readouterr().err
     [thread] = [t for t in threading.enumerate() if t.name == "resilient_nb link"]

@@ -70,6 +70,15 @@ def test_what_is_missing_is_named(action: Action, missing: str) -> None:
         request(action)
 
 
+@pytest.mark.parametrize(
+    "parts", [{"memory": -1}, {"memory": 2**63}, {"epoch": -1}, {"epoch": 2**63}]
+)
+def test_a_number_that_cant_be_is_refused(parts: dict[str, int]) -> None:
+    [name] = parts
+    with pytest.raises(InvalidRequest, match=f"no '{name}' of"):
+        request(click("retry", **{"job": "digits#1", "epoch": 1, **parts}))
+
+
 def test_a_run_isnt_rolled_back_to_anothers_checkpoint() -> None:
     with pytest.raises(InvalidRequest, match="no checkpoint of run other"):
         request(click("rollback", run="other", ref=ID))
@@ -102,7 +111,7 @@ def test_what_is_done_is_said() -> None:
         (errors.ClusterUnreachable, 503),
         (errors.NoCluster, 503),
         (errors.JournalDamaged, 503),
-        (errors.VersionMismatch, 503),
+        (errors.VersionMismatch, 409),
         (errors.CorruptCheckpoint, 500),
     ],
 )

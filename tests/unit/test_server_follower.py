@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from resilient_nb.connection import Chosen
+from resilient_nb.server import follower as following
 from resilient_nb.server import listener as listening
 from resilient_nb.server.follower import WAIT, Cursor, Follower
 from resilient_nb.server.frames import Pieces, news
@@ -156,6 +158,51 @@ def test_wishes_that_end_are_followed_no_more() -> None:
             control.board("second")
             await eventually(lambda: network.taken[-1]["board"]["gone"] == ["second"])
             assert not any(job["notes"] == ["1"] for m in network.taken[1:] for job in m["jobs"])
+
+    asyncio.run(scene())
+
+
+def test_a_browser_that_wants_ever_more_keeps_nothing_from_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(listening, "FRAME_EVERY", 0.01)  # as if there were many of them
+
+    async def scene() -> None:
+        async with a_follower() as (control, follower):
+            control.job("a#1", "0")
+            quick, _ = listen(follower, "a#1")
+            await eventually(lambda: len(quick.taken) == 2)
+            numbers = itertools.count()
+
+            async def write(message: bytes) -> None:
+                restless.wish(frozenset({f"b#{next(numbers)}"}))
+
+            restless = Listener(write, follower.changed)
+            follower.add(restless)
+            await eventually(lambda: sum(not each.cursor for each in control.follows) > 5)
+            for note in "123":
+                control.job("a#1", note)
+                await eventually(lambda note=note: quick.taken[-1]["jobs"][0]["notes"] == [note])
+
+    asyncio.run(scene())
+
+
+def test_who_comes_later_isnt_told_that_the_cluster_was_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(following, "LINGER", 0.0)
+
+    async def scene() -> None:
+        async with a_follower() as (control, follower):
+            await control.stop()
+            network, listener = listen(follower)
+            await eventually(lambda: network.taken[-1:] and network.taken[-1]["type"] == "down")
+            follower.remove(listener)
+            await eventually(lambda: follower.idle)
+            await control.start()
+            later, _ = listen(follower)
+            await eventually(lambda: len(later.taken) == 2)
+            assert [message["type"] for message in later.taken] == ["hello", "news"]
 
     asyncio.run(scene())
 

@@ -66,9 +66,9 @@ def test_a_rank_is_launched_heard_and_ends_well(shared: Host, agent: Agent) -> N
     assert end.peak_rss > 1 << 20
     agent.hear(lambda: not agent.rows)
     assert agent.of(Note)[0].text == "hello"
-    mine = [sample for sample in agent.samples if sample["job"] == agent.job]
-    points = [point for sample in mine for point in sample["points"]]
-    assert points == [[7, {"loss": 0.5}]]  # once, though samples are sent again and again
+    mine = [sample for sample in agent.samples if sample.job == agent.job]
+    points = [point for sample in mine for point in sample.points]
+    assert points == [(7, {"loss": 0.5})]  # once, though samples are sent again and again
     assert f"rank 0 of {agent.job} in attempt 1, local 0\n" in agent.log()
 
 
@@ -361,8 +361,8 @@ def test_ranks_outlive_an_agents_process(host: Host) -> None:
         first.wait(PATIENCE)
     second = host.agent()
     [row] = second.hear(lambda: second.ranks)
-    assert not gone(row["pid"])
-    assert [f.pid for f in second.facts.values() if isinstance(f, RankStarted)] == [row["pid"]]
+    assert not gone(row.pid)
+    assert [f.pid for f in second.facts.values() if isinstance(f, RankStarted)] == [row.pid]
 
 
 def test_ranks_die_with_their_supervisor(host: Host) -> None:
@@ -383,7 +383,7 @@ def test_a_new_supervisor_takes_the_place_of_a_killed_one(host: Host) -> None:
     fresh = host.agent()
     fresh.launch("deaf")
     fresh.hear(lambda: fresh.ranks)
-    assert [row["job"] for row in fresh.ranks] == [fresh.job]
+    assert [row.job for row in fresh.ranks] == [fresh.job]
 
 
 def test_a_second_supervisor_leaves_at_once(host: Host) -> None:

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from textwrap import dedent, indent
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -24,7 +23,7 @@ from resilient_nb.supervisor.loop import _kill_group
 from resilient_nb.supervisor.seats import Seat
 from resilient_nb.supervisor.stacks import Stacks, tidy
 from resilient_nb.testing.builders import an_attempt
-from resilient_nb.wire.orders import Acknowledge, Kill, Launch
+from resilient_nb.wire.orders import Acknowledge, Kill, Launch, Sample
 from tests.unit.supervised import Agent, Host, serving, until
 
 MIB = 1 << 20
@@ -77,14 +76,14 @@ def test_a_rank_that_leaks_is_ended_alone(agent: Agent, code: str) -> None:
     """By itself, or by a process that it has started."""
     other = replace(agent.order("deaf").attempt, job=f"x{agent.job}", memory_limit=LIMIT)
     agent.send(Launch(other, 0, 1))
-    agent.hear(lambda: [row for row in agent.ranks if row["job"] == other.job])
+    agent.hear(lambda: [row for row in agent.ranks if row.job == other.job])
     launch(agent, code, limit=LIMIT)
     [end] = agent.ended()
     assert (end.outcome, end.signal) == (Outcome.EXITED, signal.SIGKILL)
     assert (end.over_limit, end.ordered, end.limit, end.hang) == (True, False, LIMIT, "")
     assert LIMIT < end.peak_rss < LIMIT + 300 * MIB
     agent.hear(lambda: not agent.rows)
-    assert [row["job"] for row in agent.ranks if row["job"] == other.job]
+    assert [row.job for row in agent.ranks if row.job == other.job]
     agent.send(Kill(other.job, 1))
     agent.hear(lambda: f"{other.job}/1/0/done" in agent.facts)
 
@@ -118,18 +117,19 @@ def test_what_can_be_seen_of_ranks_from_outside(agent: Agent) -> None:
         attempt = replace(agent.order(python(code)).attempt, job=jobs[kind], memory_limit=LIMIT)
         agent.send(Launch(attempt, 0, 1))
 
-    def last(kind: str) -> dict[str, Any]:
-        return next((s for s in agent.samples[::-1] if s["job"] == jobs[kind]), {})
+    def last(kind: str) -> Sample:
+        none = Sample(jobs[kind], 1, 0)
+        return next((s for s in agent.samples[::-1] if s.job == jobs[kind]), none)
 
-    agent.hear(lambda: last("idle").get("idle_s", 0) > 1.2 and last("busy").get("cpu", 0) > 0.1)
-    assert last("idle")["silent_s"] > 1.0
-    assert not last("idle")["stopped"]
-    assert last("busy")["idle_s"] == 0.0
-    assert 100 * MIB < last("family")["peak_rss"] < LIMIT
-    assert last("family")["limit"] == LIMIT
-    assert 30 * MIB < last("mapped")["peak_rss"] < 60 * MIB
-    os.kill(last("idle")["pid"], signal.SIGSTOP)
-    agent.hear(lambda: last("idle")["stopped"])
+    agent.hear(lambda: last("idle").idle_s > 1.2 and last("busy").cpu > 0.1)
+    assert last("idle").silent_s > 1.0
+    assert not last("idle").stopped
+    assert last("busy").idle_s == 0.0
+    assert 100 * MIB < last("family").peak_rss < LIMIT
+    assert last("family").limit == LIMIT
+    assert 30 * MIB < last("mapped").peak_rss < 60 * MIB
+    os.kill(last("idle").pid, signal.SIGSTOP)
+    agent.hear(lambda: last("idle").stopped)
     agent.send(*(Kill(job, 1) for job in jobs.values()))
     agent.hear(lambda: all(f"{job}/1/0/done" in agent.facts for job in jobs.values()))
     assert not any(agent.facts[f"{job}/1/0/done"].end.over_limit for job in jobs.values())
@@ -141,8 +141,8 @@ def test_a_name_that_is_no_text_harms_nobody(agent: Agent) -> None:
     pid = pid_of(agent)
     until(lambda: Path(f"/proc/{pid}/comm").read_bytes() == b"a" * 14 + b"\xc3\n", "named")
     agent.samples.clear()
-    agent.hear(lambda: [s for s in agent.samples if s["pid"] == pid and s["idle_s"] > 1.2])
-    assert agent.samples[-1]["rss"] > MIB
+    agent.hear(lambda: [s for s in agent.samples if s.pid == pid and s.idle_s > 1.2])
+    assert agent.samples[-1].rss > MIB
 
 
 def test_the_end_of_a_child_is_no_idleness(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,7 @@ class Watched:
             rank,
             orders.Sample(self.name, self.epoch, rank, "running", looping=True, phase="compute"),
         )
-        self.said[rank] = replace(old, **says)
+        self.said[rank] = old._replace(**says)
 
     def round(self, seconds: float = 1.0) -> None:
         self.cluster.clock.advance(seconds)

@@ -47,6 +47,13 @@ test("the address has the cluster and, where the browser sends no cookie, the to
   expect(FakeSocket.last.url).not.toContain("token");
 });
 
+test("nothing is live from the moment that another cluster is to be followed", () => {
+  FakeSocket.last.greet();
+  FakeSocket.last.say(news());
+  feed.connect("tcp://other:8786");
+  expect(feed.contact.kind).toBe("connecting");
+});
+
 test("contact: connecting, live, down, offline, and live again", () => {
   expect(feed.contact.kind).toBe("connecting");
   FakeSocket.last.greet();

@@ -66,6 +66,10 @@ test.each([null, "digits#1", [], { job: 3 }, { job: "" }, { version: "1", job: n
   }
 );
 
+test("what turns the text around it is no job's id", () => {
+  expect(payload(bundle("a#1\u202e"))).toBe("no job");
+});
+
 test("a view that is no view is left out", () => {
   const read = { job: "a#1", cluster: "c" };
   expect(payload(bundle("a#1", HOSTILE as never))).toEqual({ ...read, view: null });

@@ -105,6 +105,7 @@ test("resume goes on from the head, or moves it", () => {
 test("a run that has finished has nothing to resume, but can go on from before", () => {
   const done = ended({ job: jobView({ state: "succeeded" }) });
   expect(why(resume(done))).toContain("digits#1 finished at step 80: nothing is left to resume");
+  expect(why(retry(done))).toBe("digits#1 has ended (succeeded), so there is nothing to retry.");
   expect(offered(resume(done, checkpoint(40))).action.ref).toBe(id(40));
   const back = ended({
     job: jobView({ state: "succeeded" }), run: runOf([40, 60, 80], { head: id(60) })

@@ -35,15 +35,6 @@ export function pieces(line: string): IPiece[] {
   return found;
 }
 
-/** Of a line that was overwritten, as progress bars do, keep what was written last. */
-export function lastWriting(line: string): string {
-  if (!line.includes("\r")) {
-    return line;
-  }
-  const parts = line.split("\r").filter(part => part !== "");
-  return parts.length ? parts[parts.length - 1] : "";
-}
-
 function toned(before: string, codes: string): string {
   let tone = before;
   for (const code of codes === "" ? [0] : codes.split(";").map(Number)) {

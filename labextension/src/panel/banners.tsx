@@ -48,7 +48,7 @@ function notice({ panel, contact, since, stale, unknown }: INoticeProps): string
     case "connecting":
       return stale ? said(trans.__("Connecting to the Jupyter server."), file) : "";
     case "offline": {
-      const text = trans.__("The Jupyter server doesn't answer since %1.", at);
+      const text = trans.__("The Jupyter server hasn't answered since %1.", at);
       return said(text, goesOn, file || trans.__("This panel goes on once it answers."));
     }
     case "down": {
@@ -59,7 +59,14 @@ function notice({ panel, contact, since, stale, unknown }: INoticeProps): string
     }
     case "live":
       if (unknown) {
-        return said(trans.__("The cluster has no job %1.", model.id), file);
+        // Another cluster may use the same name for a job of its own.
+        const why = feed.board.rows.some(row => row.id === model.id)
+          ? trans.__(
+              "It was submitted to another cluster: %1 of the cluster that is up is another job.",
+              model.id
+            )
+          : trans.__("The cluster has no job %1.", model.id);
+        return said(why, file);
       }
       return stale ? said(trans.__("Waiting for news of it."), file) : "";
   }
@@ -69,7 +76,7 @@ function notice({ panel, contact, since, stale, unknown }: INoticeProps): string
 
 export interface IWaitingProps {
   readonly panel: IPanel;
-  readonly head: number;
+  readonly facts: number;
   readonly clock: number;
 }
 
@@ -84,7 +91,14 @@ export class Waiting extends Component<IWaitingProps, IWaitingState> {
 
   shouldComponentUpdate(next: IWaitingProps, state: IWaitingState): boolean {
     const old = this.props;
-    return next.head !== old.head || next.clock !== old.clock || state !== this.state;
+    return next.facts !== old.facts || next.clock !== old.clock || state !== this.state;
+  }
+
+  componentDidUpdate(): void {
+    const waits = this.props.panel.model.head?.state === "queued";
+    if (!waits && this.state.remedies !== null) {
+      this.less(); // when it waits again, something else may help
+    }
   }
 
   render() {
@@ -106,11 +120,14 @@ export class Waiting extends Component<IWaitingProps, IWaitingState> {
                 ○
               </span>
               <strong>{trans.__("Waiting:")}</strong> {this.said(job)}{" "}
-              {remedies === null ? (
-                <button type="button" class="rnb-Link" onClick={this.more}>
-                  {trans.__("More")}
-                </button>
-              ) : null}
+              <button
+                type="button"
+                class="rnb-Link"
+                aria-expanded={remedies !== null}
+                onClick={remedies === null ? this.more : this.less}
+              >
+                {remedies === null ? trans.__("More") : trans.__("Less")}
+              </button>
             </p>
             {remedies !== null ? (
               <Items
@@ -140,6 +157,8 @@ export class Waiting extends Component<IWaitingProps, IWaitingState> {
       .join(" ");
   }
 
+  private less = () => this.setState({ remedies: null, trouble: "" });
+
   private more = async () => {
     const { feed, model } = this.props.panel;
     try {
@@ -155,7 +174,7 @@ export class Waiting extends Component<IWaitingProps, IWaitingState> {
 
 export interface IBannersProps {
   readonly panel: IPanel;
-  readonly head: number;
+  readonly facts: number;
   readonly failures: number;
   readonly run: number;
 }
@@ -219,9 +238,11 @@ function Ending({ panel, job }: { panel: IPanel; job: JobView }) {
   const last = model.failures[model.failures.length - 1];
   const scene = sceneOf(trans, feed, model);
   const head = scene && headOf(scene);
-  const place = head
-    ? trans.__("step %1", whole(head.step))
-    : trans.__("the run's head, if it has a checkpoint");
+  const goesOn = head
+    ? trans.__("It goes on from step %1.", whole(head.step))
+    : scene?.run
+      ? trans.__("It begins from step 0: there is no checkpoint at the head.")
+      : trans.__("It goes on from the run's head, if it has a checkpoint.");
   return (
     <>
       {job.reason && !(failed && last) ? (
@@ -235,7 +256,7 @@ function Ending({ panel, job }: { panel: IPanel; job: JobView }) {
         symbol="→"
         tone="off"
         name={trans.__("To go on:")}
-        text={trans.__("%1. It goes on from %2.", wayOut(panel, failed ? last : undefined), place)}
+        text={`${wayOut(panel, failed ? last : undefined)}. ${goesOn}`}
       />
     </>
   );

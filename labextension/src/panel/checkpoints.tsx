@@ -13,13 +13,18 @@ import type { IPanel } from "./context";
 import { Difference } from "./diff";
 import { Graph } from "./graph";
 import { Verb } from "./header";
+import { arranged } from "./lines";
 import { fork, look, tag } from "./steer";
+
+/** Of more metrics the rest is counted. */
+const MOST_METRICS = 8;
 
 export interface ICheckpointsProps {
   readonly panel: IPanel;
-  /** Other numbers when something of it is new. */
+  /** Other numbers when something of it is new, or time has passed. */
   readonly run: number;
-  readonly head: number;
+  readonly facts: number;
+  readonly clock: number;
   readonly live: boolean;
 }
 
@@ -39,7 +44,8 @@ export class Checkpoints extends Component<ICheckpointsProps, ICheckpointsState>
     const old = this.props;
     return (
       next.run !== old.run ||
-      next.head !== old.head ||
+      next.facts !== old.facts ||
+      next.clock !== old.clock ||
       next.live !== old.live ||
       state !== this.state
     );
@@ -73,7 +79,7 @@ export class Checkpoints extends Component<ICheckpointsProps, ICheckpointsState>
           <Difference
             panel={panel}
             report={report}
-            close={() => this.setState({ report: null, other: null })}
+            close={this.close}
           />
         ) : null}
       </div>
@@ -140,7 +146,7 @@ export class Checkpoints extends Component<ICheckpointsProps, ICheckpointsState>
             panel={panel}
             name={trans.__("Load")}
             title={trans.__("Insert the code that reads it.")}
-            act={() => insertCode(loading(chosen))}
+            act={() => insertCode(loading(chosen, this.onLine(chosen)))}
           />
         ) : null}
       </div>
@@ -193,10 +199,23 @@ export class Checkpoints extends Component<ICheckpointsProps, ICheckpointsState>
     const [a, b] = first.at <= chosen.at ? [first, chosen] : [chosen, first];
     void panel.doing.run("diff", async () => {
       const report = await panel.feed.diff(a.id, b.id);
-      this.setState({ report, picking: false });
+      this.setState({ report, picking: false }, this.keepFocus());
       return panel.trans.__("Compared %1 with %2; see below.", oneLine(a.ref), oneLine(b.ref));
     });
   };
+
+  private close = () => this.setState({ report: null, other: null }, this.toList);
+
+  private onLine({ id }: CheckpointView): boolean {
+    const { nodes, columns } = this.drawn();
+    return nodes[columns.get(id) ?? -1]?.onLine === true;
+  }
+
+  /** What has the focus may go: return what then puts it back, if it is among the buttons. */
+  private keepFocus(): () => void {
+    const had = this.bar.current?.contains(document.activeElement) === true;
+    return () => (had ? this.toList() : undefined);
+  }
 
   private enter = () => {
     this.bar.current?.querySelector<HTMLElement>("button")?.focus();
@@ -223,16 +242,19 @@ export class Checkpoints extends Component<ICheckpointsProps, ICheckpointsState>
   private laidOf: RunView | null = null;
 }
 
-/** Return the code that reads a checkpoint. */
-export function loading(checkpoint: CheckpointView): string {
-  return `import resilient_nb\n\nstate = resilient_nb.load(${JSON.stringify(checkpoint.ref)})`;
+/** Return the code that reads a checkpoint. A step alone means the one that leads to the head. */
+export function loading({ id, ref }: CheckpointView, onLine = true): string {
+  const name = onLine ? ref : id;
+  return `import resilient_nb\n\nstate = resilient_nb.load(${JSON.stringify(name)})`;
 }
 
 function Details({ panel, checkpoint: c }: { panel: IPanel; checkpoint: CheckpointView }) {
   const { trans, feed } = panel;
-  const metrics = Object.entries(c.metrics).map(
-    ([name, value]) => `${oneLine(name)} ${number(value)}`
-  );
+  const names = arranged(Object.keys(c.metrics));
+  const metrics = names
+    .slice(0, MOST_METRICS)
+    .map(name => `${oneLine(name)} ${number(c.metrics[name])}`);
+  const more = names.length - metrics.length;
   const copied = {
     yes: trans.__("replicated"),
     lagging: trans.__("replication lags"),
@@ -246,6 +268,7 @@ function Details({ panel, checkpoint: c }: { panel: IPanel; checkpoint: Checkpoi
         c.is_head ? trans.__("head") : "",
         ...c.tags.map(oneLine),
         ...metrics,
+        more > 0 ? trans._n("%2 more metric", "%2 more metrics", more, whole(more)) : "",
         clock(c.at, feed.now()),
         trans.__("%1 (%2 changed)", size(c.nbytes), size(c.changed)),
         c.parent === null

@@ -3,7 +3,7 @@
 import type { ComponentChildren } from "preact";
 
 import { clean, number, oneLine, size, whole } from "../format";
-import type { DiffReport, TensorChange, ValueChange } from "../protocol";
+import type { DiffReport, Kind, TensorChange, ValueChange } from "../protocol";
 import { clock } from "../times";
 import type { IPanel } from "./context";
 
@@ -90,7 +90,7 @@ export function Difference({ panel, report, close }: IDifferenceProps) {
           t.norm === null ? "" : number(t.norm),
           t.max_abs === null ? "" : number(t.max_abs),
           t.norm === null ? "" : percent(panel, t.relative, t.norm),
-          t.kind === "changed" ? "" : t.kind
+          what(panel, t.kind)
         ])}
       />
       <Values
@@ -231,6 +231,17 @@ function largest(tensors: readonly TensorChange[]): TensorChange[] {
     .sort((a, b) =>
       weight(b) > weight(a) ? 1 : weight(b) < weight(a) ? -1 : a.name.localeCompare(b.name)
     );
+}
+
+function what({ trans }: IPanel, kind: Kind): string {
+  return {
+    added: trans.__("added"),
+    changed: "",
+    equal: "",
+    removed: trans.__("removed"),
+    reshaped: trans.__("reshaped"),
+    retyped: trans.__("retyped")
+  }[kind];
 }
 
 function shape(t: TensorChange): string {

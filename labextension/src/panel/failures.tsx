@@ -43,7 +43,13 @@ export const Failures = memo<IFailuresProps>(({ panel }) => {
         role="alert"
         data-rnb="failure"
       >
-        <One panel={panel} fold={folds[0]} fatal={fatal} open={!recovered} />
+        <One
+          key={`${folds[0].failure.epoch} ${folds[0].failure.at}`}
+          panel={panel}
+          fold={folds[0]}
+          fatal={fatal}
+          open={!recovered}
+        />
         {fatal ? <Override panel={panel} failure={folds[0].failure} /> : null}
       </div>
       {earlier.length ? (
@@ -134,7 +140,7 @@ function Cost({ panel, failure }: { panel: IPanel; failure: Failure }) {
         )
       : "",
     failure.lost_s >= 0.05 ? trans.__("%1 of work", duration(trans, failure.lost_s)) : "",
-    failure.down_s ? trans.__("%1 until it ran again", duration(trans, failure.down_s)) : ""
+    failure.down_s >= 0.05 ? trans.__("%1 until it ran again", duration(trans, failure.down_s)) : ""
   ].filter(Boolean);
   return parts.length ? <p>{trans.__("Cost: %1.", parts.join(", "))}</p> : null;
 }

@@ -17,7 +17,7 @@ const DEFAULT_GROUP = "everyone";
 export interface IHeaderProps {
   readonly panel: IPanel;
   /** Other numbers when something of it is new, or time has passed. */
-  readonly head: number;
+  readonly facts: number;
   readonly run: number;
   readonly failures: number;
   readonly clock: number;

@@ -12,8 +12,11 @@ import type { Contact, IFeed, IJobChange, IJobModel, IShellActions } from "../to
 import { ALL_SECTIONS, Doing } from "./context";
 import type { IPanel, ISections } from "./context";
 import { Job } from "./job";
-import type { IVersions } from "./job";
 import { Pace } from "./pace";
+import { Versions, onlyMoved } from "./versions";
+import type { IVersions } from "./versions";
+
+const PIECES = ["head", "failures", "run", "ranks", "points", "notes"] as const;
 
 /** How often a second it is drawn, at most, unless it is said. */
 const PER_SECOND = 4;
@@ -50,10 +53,11 @@ export class JobPanel extends Widget {
       sections: { ...ALL_SECTIONS, ...options.sections },
       uid: `rnb-${JobPanel._count++}`,
       doing: new Doing(feed),
-      touch: () => this._bump({ points: true }),
+      touch: () => this._bump("points"),
       rankChosen: new Signal<object, number>(this)
     };
     this._pace = new Pace(() => this._draw(), refresh);
+    this._pace.paused = true; // until somebody sees it
     this._since = feed.now();
     this._model.changed.connect(this._onChange, this);
     feed.contactChanged.connect(this._onContact, this);
@@ -73,6 +77,7 @@ export class JobPanel extends Widget {
     this._observer?.disconnect();
     document.removeEventListener("visibilitychange", this._see);
     window.clearInterval(this._ticking);
+    window.clearTimeout(this._later);
     render(null, this.node);
     Signal.clearData(this);
     this._model.dispose();
@@ -139,28 +144,39 @@ export class JobPanel extends Widget {
   private _tick(): void {
     const head = this._model.head;
     if (head !== null && !isFinal(head.state)) {
-      this._bump({ clock: true });
+      this._bump("clock");
     }
   }
 
   private _onChange(_: IJobModel, change: IJobChange): void {
-    this._bump({ ...change });
+    const pieces = PIECES.filter(piece => change[piece]);
+    const { head } = this._model;
+    const moved = change.head && onlyMoved(this._head, head);
+    this._head = head;
+    this._bump(...pieces);
+    if (change.head && !moved) {
+      this._bump("facts");
+    }
   }
 
   private _onContact(feed: IFeed, contact: Contact): void {
     this._since = contact.kind === "offline" ? contact.since : feed.now();
-    this._bump({ head: true });
+    this._bump("head", "facts");
   }
 
-  private _bump(changed: Partial<Record<keyof IVersions, boolean>>): void {
-    const versions = { ...this._versions };
-    for (const piece of Object.keys(changed) as (keyof IVersions)[]) {
-      if (changed[piece]) {
-        versions[piece] += 1;
-      }
-    }
-    this._versions = versions;
+  private _bump(...pieces: (keyof IVersions)[]): void {
+    this._versions.renew(pieces);
     this._pace.ask();
+  }
+
+  /** Return what to draw of the job; what has its turn later is asked for then. */
+  private _taken(): IVersions {
+    const { versions, wait } = this._versions.take(performance.now());
+    window.clearTimeout(this._later);
+    if (wait !== null) {
+      this._later = window.setTimeout(() => this._pace.ask(), wait);
+    }
+    return versions;
   }
 
   private _draw(): void {
@@ -169,7 +185,7 @@ export class JobPanel extends Widget {
     }
     const props = {
       panel: this._panel,
-      versions: this._versions,
+      versions: this._taken(),
       contact: this._panel.feed.contact,
       since: this._since,
       seen: this._seen
@@ -181,15 +197,10 @@ export class JobPanel extends Widget {
   private readonly _model: IJobModel;
   private readonly _panel: IPanel;
   private readonly _pace: Pace;
-  private _versions: IVersions = {
-    head: 0,
-    failures: 0,
-    run: 0,
-    ranks: 0,
-    points: 0,
-    notes: 0,
-    clock: 0
-  };
+  private readonly _versions = new Versions();
+  /** As it was told last. */
+  private _head: JobView | null = null;
+  private _later = 0;
   private _observer: IntersectionObserver | null = null;
   private _onScreen = typeof IntersectionObserver === "undefined";
   private _seen = false;

@@ -3,33 +3,25 @@
 import { Component } from "preact";
 import { useEffect, useReducer } from "preact/hooks";
 
-import { joined, number, oneLine, whole } from "../format";
+import { figure, joined, oneLine, whole } from "../format";
 import { RANK } from "../protocol";
 import { isFinal } from "../states";
 import type { Contact } from "../tokens";
 import { Alerts, Notice, Waiting } from "./banners";
 import { Checkpoints } from "./checkpoints";
+import type { ICheckpointsProps } from "./checkpoints";
 import type { IPanel } from "./context";
 import { Failures } from "./failures";
 import { Header } from "./header";
 import { arranged, latest } from "./lines";
 import { Notes } from "./lists";
 import { Logs } from "./logs";
+import { memo } from "./memo";
 import { Plots } from "./plots";
 import { Progress } from "./progress";
 import { Ranks } from "./ranks";
 import { Section } from "./section";
-
-/** Each is another number when that piece of the job is new; `clock` when a second has passed. */
-export interface IVersions {
-  readonly head: number;
-  readonly failures: number;
-  readonly run: number;
-  readonly ranks: number;
-  readonly points: number;
-  readonly notes: number;
-  readonly clock: number;
-}
+import type { IVersions } from "./versions";
 
 export interface IJobProps {
   readonly panel: IPanel;
@@ -66,12 +58,19 @@ export class Job extends Component<IJobProps, IJobState> {
   render() {
     const { panel, versions, contact, since } = this.props;
     const { model, trans } = panel;
-    const { head, failures, run, clock } = versions;
+    const { head, facts, failures, run, clock } = versions;
     const { parts } = this.state;
     const live = contact.kind === "live" && !model.stale && !model.unknown;
     return (
       <section class="rnb-Job" role="region" aria-label={trans.__("Job %1", model.id)}>
-        <Header panel={panel} head={head} run={run} failures={failures} clock={clock} live={live} />
+        <Header
+          panel={panel}
+          facts={facts}
+          run={run}
+          failures={failures}
+          clock={clock}
+          live={live}
+        />
         <Notice
           panel={panel}
           contact={contact}
@@ -80,13 +79,15 @@ export class Job extends Component<IJobProps, IJobState> {
           unknown={model.unknown}
         />
         <Said panel={panel} />
-        <Waiting panel={panel} head={head} clock={clock} />
+        <Waiting panel={panel} facts={facts} clock={clock} />
         <Progress panel={panel} head={head} />
         <Failures panel={panel} failures={failures} head={head} run={run} live={live} />
-        <Alerts panel={panel} head={head} failures={failures} run={run} />
-        {parts > 0 ? this.plots() : null}
-        {parts > 1 ? this.checkpoints(live) : null}
-        {parts > 2 ? this.ranks() : null}
+        <Alerts panel={panel} facts={facts} failures={failures} run={run} />
+        {parts > 0 ? <Metrics panel={panel} version={versions.points} /> : null}
+        {parts > 1 ? (
+          <Lineage panel={panel} run={run} facts={facts} clock={clock} live={live} />
+        ) : null}
+        {parts > 2 ? <Gang panel={panel} version={versions.ranks} /> : null}
         {parts > 3 ? this.output() : null}
         {parts > 4 ? this.notes() : null}
       </section>
@@ -100,63 +101,6 @@ export class Job extends Component<IJobProps, IJobState> {
         this.setState({ parts: this.state.parts + 1 }, () => this.addPart());
       });
     }
-  }
-
-  private plots() {
-    const { panel, versions } = this.props;
-    const { series } = panel.model;
-    if (!panel.sections.plots || series.size === 0) {
-      return null;
-    }
-    const names = arranged(series.keys()).slice(0, 3);
-    const summary = names.map(name => {
-      const points = series.get(name);
-      return `${oneLine(name)} ${number(points && latest(points))}`;
-    });
-    return (
-      <Section name="plots" title={panel.trans.__("Metrics")} summary={joined(...summary)} open>
-        {() => <Plots panel={panel} version={versions.points} />}
-      </Section>
-    );
-  }
-
-  private checkpoints(live: boolean) {
-    const { panel, versions } = this.props;
-    const { run } = panel.model;
-    const { trans } = panel;
-    if (!panel.sections.checkpoints || run === null || run.checkpoints.length === 0) {
-      return null;
-    }
-    const count = run.checkpoints.length;
-    const head = run.checkpoints.find(c => c.id === run.head);
-    const summary = joined(
-      whole(count),
-      head ? trans.__("head at step %1", whole(head.step)) : trans.__("no head")
-    );
-    return (
-      <Section name="checkpoints" title={trans.__("Checkpoints")} summary={summary} open>
-        {() => <Checkpoints panel={panel} run={versions.run} head={versions.head} live={live} />}
-      </Section>
-    );
-  }
-
-  private ranks() {
-    const { panel, versions } = this.props;
-    const { ranks } = panel.model;
-    const { trans } = panel;
-    if (!panel.sections.ranks || ranks.length === 0) {
-      return null;
-    }
-    const slow = ranks.filter(row => row[RANK.straggler]).length;
-    const summary = joined(
-      whole(ranks.length),
-      slow ? trans._n("%2 straggler", "%2 stragglers", slow, whole(slow)) : ""
-    );
-    return (
-      <Section name="ranks" title={trans.__("Ranks")} summary={summary} open>
-        {() => <Ranks panel={panel} version={versions.ranks} />}
-      </Section>
-    );
   }
 
   private output() {
@@ -182,7 +126,7 @@ export class Job extends Component<IJobProps, IJobState> {
             world={model.ranks.length}
             running={running}
             seen={seen}
-            onRank={rank => this.setState({ rank })}
+            onRank={this.chooseRank}
           />
         )}
       </Section>
@@ -212,10 +156,12 @@ export class Job extends Component<IJobProps, IJobState> {
         summary={summary}
         open={!panel.compact}
       >
-        {() => <Notes panel={panel} notes={versions.notes} head={versions.head} />}
+        {() => <Notes panel={panel} notes={versions.notes} facts={versions.facts} />}
       </Section>
     );
   }
+
+  private readonly chooseRank = (rank: number) => this.setState({ rank });
 
   private showRank(_: object, rank: number): void {
     this.setState({ rank, called: this.state.called + 1 });
@@ -223,6 +169,63 @@ export class Job extends Component<IJobProps, IJobState> {
 
   private adding = 0;
 }
+
+// Each of these is made again only when its piece is new: others are, several times a second.
+
+const Metrics = memo<{ panel: IPanel; version: number }>(({ panel, version }) => {
+  const { series } = panel.model;
+  if (!panel.sections.plots || series.size === 0) {
+    return null;
+  }
+  const names = arranged(series.keys()).slice(0, 3);
+  const summary = names.map(name => {
+    const points = series.get(name);
+    return `${oneLine(name)} ${figure(panel.trans, points && latest(points))}`;
+  });
+  return (
+    <Section name="plots" title={panel.trans.__("Metrics")} summary={joined(...summary)} open>
+      {() => <Plots panel={panel} version={version} />}
+    </Section>
+  );
+});
+
+const Lineage = memo<ICheckpointsProps>(props => {
+  const { panel } = props;
+  const { run } = panel.model;
+  const { trans } = panel;
+  if (!panel.sections.checkpoints || run === null || run.checkpoints.length === 0) {
+    return null;
+  }
+  const count = run.checkpoints.length;
+  const head = run.checkpoints.find(c => c.id === run.head);
+  const summary = joined(
+    whole(count),
+    head ? trans.__("head at step %1", whole(head.step)) : trans.__("no head")
+  );
+  return (
+    <Section name="checkpoints" title={trans.__("Checkpoints")} summary={summary} open>
+      {() => <Checkpoints {...props} />}
+    </Section>
+  );
+});
+
+const Gang = memo<{ panel: IPanel; version: number }>(({ panel, version }) => {
+  const { ranks } = panel.model;
+  const { trans } = panel;
+  if (!panel.sections.ranks || ranks.length === 0) {
+    return null;
+  }
+  const slow = ranks.filter(row => row[RANK.straggler]).length;
+  const summary = joined(
+    whole(ranks.length),
+    slow ? trans._n("%2 straggler", "%2 stragglers", slow, whole(slow)) : ""
+  );
+  return (
+    <Section name="ranks" title={trans.__("Ranks")} summary={summary} open>
+      {() => <Ranks panel={panel} version={version} />}
+    </Section>
+  );
+});
 
 /** What came of the last action. The element stays, so that it is read out. */
 function Said({ panel }: { panel: IPanel }) {

@@ -39,15 +39,9 @@ function values(points: ISeries, steps: readonly number[], positive: boolean): C
   return found;
 }
 
-/** Return the newest value that is a number. */
-export function latest(points: ISeries): number | null {
-  for (let i = points.values.length - 1; i >= 0; i--) {
-    const value = points.values[i];
-    if (value !== null) {
-      return value;
-    }
-  }
-  return null;
+/** Return the newest value, null if it is no number; undefined if there is none yet. */
+export function latest(points: ISeries): number | null | undefined {
+  return points.values[points.values.length - 1];
 }
 
 /** Return a few points from the first to the last, for those who can't see the curve. */

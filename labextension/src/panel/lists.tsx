@@ -46,7 +46,7 @@ export interface INotesProps {
   readonly panel: IPanel;
   /** Other numbers when something of it is new. */
   readonly notes: number;
-  readonly head: number;
+  readonly facts: number;
 }
 
 /** What the runtime noted, what the cell reads and gets, and what it has returned. */

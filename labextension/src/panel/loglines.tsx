@@ -1,7 +1,7 @@
 // Some lines of output, as text and nothing else.
 
-import { clip, whole } from "../format";
-import { lastWriting, pieces } from "./ansi";
+import { clip, lastWriting, whole } from "../format";
+import { pieces } from "./ansi";
 import { memo } from "./memo";
 import type { Block } from "./output";
 

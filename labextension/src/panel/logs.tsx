@@ -2,16 +2,16 @@
 
 import { Component, createRef } from "preact";
 
-import { size } from "../format";
 import type { LogMatch } from "../protocol";
 import { reason } from "./context";
 import type { IPanel } from "./context";
+import { LogBar } from "./logbar";
 import { Lines } from "./loglines";
+import { differ } from "./memo";
 import { appended, opened, prepended } from "./output";
 import type { IOutput } from "./output";
-import { Search } from "./search";
 
-/** Bytes that are asked for at first and at a time, and how often it is asked for more, in milliseconds. */
+/** Bytes that are asked for at first and at a time, and the milliseconds between two questions. */
 const FIRST = 16 * 1024;
 const PIECE = 64 * 1024;
 const POLL = 1000;
@@ -36,42 +36,52 @@ interface ILogsState {
   readonly trouble: string;
 }
 
-const EMPTY: ILogsState = {
-  epoch: undefined,
-  output: null,
-  follow: true,
-  marked: -1,
-  trouble: ""
-};
-
 export class Logs extends Component<ILogsProps, ILogsState> {
-  state: ILogsState = EMPTY;
+  state: ILogsState = { epoch: undefined, output: null, follow: true, marked: -1, trouble: "" };
 
   componentDidMount(): void {
     this.open();
     this.plan();
   }
 
+  // Else it would be made again with each news of the job.
+  shouldComponentUpdate(next: ILogsProps, state: ILogsState): boolean {
+    return state !== this.state || differ(this.props, next);
+  }
+
   componentDidUpdate(old: ILogsProps, before: ILogsState): void {
     if (old.rank !== this.props.rank || before.epoch !== this.state.epoch) {
       this.open();
     }
+    this.known = this.state.output ?? this.known;
     this.plan();
     this.place(before);
   }
 
   componentWillUnmount(): void {
     window.clearTimeout(this.timer);
+    this.gone = true;
     this.wanted++;
   }
 
   render() {
-    const { panel, rank } = this.props;
-    const { output, follow, trouble, marked } = this.state;
+    const { panel, rank, world, onRank } = this.props;
+    const { epoch, output, follow, trouble, marked } = this.state;
     const { trans } = panel;
     return (
       <div class="rnb-Logs">
-        {this.bar()}
+        <LogBar
+          panel={panel}
+          rank={rank}
+          world={world}
+          epoch={epoch}
+          known={output ?? this.known}
+          follow={follow}
+          onRank={onRank}
+          onEpoch={epoch => this.setState({ epoch })}
+          onMatch={this.show}
+          onFollow={follow => this.follow(follow)}
+        />
         {trouble ? (
           <p class="rnb-Note rnb-tone-bad" role="status">
             {trouble}
@@ -95,52 +105,6 @@ export class Logs extends Component<ILogsProps, ILogsState> {
     );
   }
 
-  private bar() {
-    const { panel, rank, world, onRank } = this.props;
-    const { output, follow, epoch } = this.state;
-    const { trans } = panel;
-    const ranks = Array.from({ length: Math.max(1, world, rank + 1) }, (_, i) => i);
-    return (
-      <div class="rnb-Bar">
-        <label>
-          {trans.__("Rank")}{" "}
-          <select value={String(rank)} onChange={e => onRank(Number(e.currentTarget.value))}>
-            {ranks.map(i => (
-              <option key={i} value={String(i)}>
-                {i}
-              </option>
-            ))}
-          </select>
-        </label>
-        {output !== null && output.epochs.length > 1 ? (
-          <label>
-            {trans.__("Attempt")}{" "}
-            <select
-              value={String(epoch ?? output.epoch)}
-              onChange={e => this.setState({ epoch: Number(e.currentTarget.value) })}
-            >
-              {output.epochs.map(e => (
-                <option key={e} value={String(e)}>
-                  {e}
-                </option>
-              ))}
-            </select>
-          </label>
-        ) : null}
-        <Search panel={panel} rank={rank} epoch={epoch} onMatch={this.show} />
-        <label class="rnb-Check">
-          <input
-            type="checkbox"
-            checked={follow}
-            onChange={e => this.follow(e.currentTarget.checked)}
-          />
-          {trans.__("Follow")}
-        </label>
-        <span class="rnb-quiet">{output === null ? "" : size(output.size)}</span>
-      </div>
-    );
-  }
-
   // --- what is asked for ----------------------------------------------------------------------
 
   /** Do one request at a time; what an overtaken one brings is dropped. */
@@ -154,6 +118,8 @@ export class Logs extends Component<ILogsProps, ILogsState> {
       }
     } catch (error) {
       if (mine === this.wanted) {
+        // While the cluster answers, this is its answer: it is no use to ask it again.
+        this.whole = this.props.panel.feed.contact.kind === "live";
         this.setState({ trouble: reason(error) });
       }
     } finally {
@@ -164,11 +130,14 @@ export class Logs extends Component<ILogsProps, ILogsState> {
   }
 
   private open(): void {
+    const last = !this.props.running;
     this.wanted++;
+    this.whole = false;
     this.setState({ output: null, marked: -1, trouble: "" });
     void this.ask(async current => {
       const piece = await this.fetch(-FIRST, FIRST);
       if (current()) {
+        this.whole = last;
         this.setState({ output: opened(piece) });
       }
     });
@@ -179,22 +148,25 @@ export class Logs extends Component<ILogsProps, ILogsState> {
     return panel.feed.log(panel.model.id, rank, offset, limit, this.state.epoch);
   }
 
-  private plan(): void {
+  /** Whether there may be more to read: once more, too, after the job has ended. */
+  private get due(): boolean {
     const { seen, running } = this.props;
-    if (this.timer || !seen || !running || !this.state.follow) {
+    return !this.gone && seen && this.state.follow && (running || !this.whole);
+  }
+
+  private plan(): void {
+    if (this.timer || !this.due) {
       return;
     }
     this.timer = window.setTimeout(() => {
       this.timer = 0;
-      if (this.props.seen && !this.asking) {
-        void this.grow().then(() => this.plan());
-      } else {
-        this.plan();
-      }
+      const grown = this.due && !this.asking ? this.grow() : Promise.resolve();
+      void grown.then(() => this.plan());
     }, POLL);
   }
 
   private grow(): Promise<void> {
+    const last = !this.props.running;
     return this.ask(async current => {
       const output = this.state.output;
       const piece = await this.fetch(output?.end ?? -PIECE, PIECE);
@@ -202,6 +174,7 @@ export class Logs extends Component<ILogsProps, ILogsState> {
       const far = piece.size - piece.next > PIECE;
       const taken = far ? await this.fetch(-PIECE, PIECE) : piece;
       if (current()) {
+        this.whole = last && taken.next >= taken.size;
         this.setState({ output: output === null || far ? opened(taken) : appended(output, taken) });
       }
     });
@@ -233,6 +206,7 @@ export class Logs extends Component<ILogsProps, ILogsState> {
     this.target = match.offset;
     this.setState({ marked: match.offset, follow: false });
     if (match.offset < output.begin || match.offset >= output.end) {
+      this.wanted++; // what is on its way joins what is shown now
       void this.ask(async current => {
         const piece = await this.fetch(Math.max(0, match.offset - PIECE / 2), PIECE);
         if (current()) {
@@ -311,6 +285,11 @@ export class Logs extends Component<ILogsProps, ILogsState> {
   /** Number of the text that is wanted; answers about others are dropped. */
   private wanted = 0;
   private asking = false;
+  /** All was read after the job had ended. */
+  private whole = false;
+  private gone = false;
+  /** What was shown last: its attempts stay to be chosen from while another one is opened. */
+  private known: IOutput | null = null;
   /** Offset of the match to scroll to. */
   private target = -1;
   /** Height of what was below the upper edge before earlier lines came. */

@@ -16,7 +16,8 @@ export function memo<P extends object>(view: FunctionComponent<P>): ComponentTyp
   };
 }
 
-function differ(a: object, b: object): boolean {
+/** Whether two sets of properties differ. */
+export function differ(a: object, b: object): boolean {
   const old = a as Record<string, unknown>;
   const now = b as Record<string, unknown>;
   const names = Object.keys(now);

@@ -3,15 +3,12 @@
 import { Component, createRef } from "preact";
 import uPlot from "uplot";
 
-import { number, oneLine, whole } from "../format";
+import { figure, number, oneLine, whole } from "../format";
 import type { IPanel } from "./context";
 import { columns, latest, samples } from "./lines";
 import type { Columns, ICurve } from "./lines";
 import { DASHES, coloursAt, watchTheme } from "./theme";
 import type { IColours } from "./theme";
-
-/** Shortest time between two drawings, in milliseconds: a curve of many points is no meter. */
-const REDRAW = 1000;
 
 const HEIGHT = 150;
 
@@ -40,14 +37,14 @@ export class Plot extends Component<IPlotProps, IPlotState> {
     }
     // Each in a task of its own: several plots at once would hold the page up.
     this.timer = window.setTimeout(() => {
-      this.timer = 0;
       if (this.plot === null) {
         this.build(box, box.clientWidth);
       }
     });
     this.unwatch = watchTheme(() => {
-      this.colours = coloursAt(box);
+      this.colours = coloursAt(box) ?? this.colours;
       this.plot?.redraw(false, true);
+      this.colour();
     });
     if (typeof ResizeObserver !== "undefined") {
       this.sizes = new ResizeObserver(entries => this.fit(entries[0].contentRect.width));
@@ -93,9 +90,9 @@ export class Plot extends Component<IPlotProps, IPlotState> {
     const own = curves[0].points;
     const last = latest(own);
     const label =
-      last === null
+      last === undefined
         ? trans.__("%1 over steps, no value yet", metric)
-        : trans.__("%1 over steps, latest %2", metric, number(last));
+        : trans.__("%1 over steps, latest %2", metric, figure(trans, last));
     return (
       <figure class="rnb-Plot">
         <figcaption>
@@ -116,15 +113,15 @@ export class Plot extends Component<IPlotProps, IPlotState> {
           onBlur={this.leave}
         />
         <span class="rnb-hidden" role="status">
-          {this.byKey ? this.said(last) : ""}
+          {this.byKey ? this.said(last) : null}
         </span>
         <table class="rnb-hidden">
           <caption>{trans.__("Some values of %1", metric)}</caption>
           <tbody>
-            {samples(own, 6).map(([step, value]) => (
-              <tr key={step}>
+            {samples(own, 6).map(([step, value], i) => (
+              <tr key={i}>
                 <th scope="row">{trans.__("step %1", whole(step))}</th>
-                <td>{value === null ? trans.__("no number") : number(value)}</td>
+                <td>{figure(trans, value)}</td>
               </tr>
             ))}
           </tbody>
@@ -134,12 +131,12 @@ export class Plot extends Component<IPlotProps, IPlotState> {
   }
 
   /** Values at the cursor; the latest one where there is none. */
-  private said(last: number | null): string {
+  private said(last: number | null | undefined): string {
     const { curves, panel } = this.props;
     const data = this.data;
     const at = this.state.at;
     if (at === null || data === null || at >= data[0].length) {
-      return last === null ? "" : number(last);
+      return last === undefined ? "" : figure(panel.trans, last);
     }
     const values = curves.map((curve, i) => {
       const value = (data[i + 1] as Columns[1])[at];
@@ -152,10 +149,10 @@ export class Plot extends Component<IPlotProps, IPlotState> {
   private build(box: HTMLElement, width: number): void {
     this.plot?.destroy();
     this.colours ??= coloursAt(box);
+    this.coloured = this.colours !== null;
     this.zoomed = false;
     this.data = columns(this.props.curves, this.props.logarithmic);
     this.plot = new uPlot(this.options(Math.max(120, width)), this.data as uPlot.AlignedData, box);
-    this.drawn = performance.now();
   }
 
   private options(width: number): uPlot.Options {
@@ -194,26 +191,24 @@ export class Plot extends Component<IPlotProps, IPlotState> {
       stroke: () => this.colours?.lines[i] ?? "",
       width: i === 0 ? 1.75 : 1.25,
       dash: DASHES[i] as number[],
-      points: { show: this.props.curves[i].points.steps.length < 3 }
+      points: { show: () => (this.props.curves[i]?.points.steps.length ?? 0) < 3 }
     };
   }
 
-  /** Draw what is new, now or soon. */
+  /** It was built before there were colours, or off the page: build it anew once there are. */
+  private colour(): void {
+    const box = this.box.current;
+    if (this.plot !== null && !this.coloured && box !== null && coloursAt(box) !== null) {
+      this.build(box, this.plot.width);
+    }
+  }
+
+  /** Draw what is new. */
   private refresh(): void {
     if (this.plot === null) {
       return; // it is built with all there is
     }
-    const wait = this.drawn + REDRAW - performance.now();
-    if (wait > 0) {
-      this.timer ||= window.setTimeout(() => {
-        this.timer = 0; // it may come a little early, and then has to wait once more
-        this.refresh();
-      }, wait);
-      return;
-    }
-    window.clearTimeout(this.timer);
-    this.timer = 0;
-    this.drawn = performance.now();
+    this.colour();
     this.data = columns(this.props.curves, this.props.logarithmic);
     this.plot.setData(this.data as uPlot.AlignedData);
   }
@@ -222,6 +217,7 @@ export class Plot extends Component<IPlotProps, IPlotState> {
     if (this.plot && width > 0 && Math.abs(width - this.plot.width) >= 1) {
       this.plot.setSize({ width, height: HEIGHT });
     }
+    this.colour();
   }
 
   private whole = () => {
@@ -266,11 +262,12 @@ export class Plot extends Component<IPlotProps, IPlotState> {
   private plot: uPlot | null = null;
   private data: Columns | null = null;
   private colours: IColours | null = null;
+  /** It was built with them. */
+  private coloured = false;
   private sizes: ResizeObserver | null = null;
   private unwatch: () => void = () => undefined;
   private zoomed = false;
   private byKey = false;
-  private drawn = 0;
   private timer = 0;
 }
 

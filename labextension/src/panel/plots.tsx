@@ -1,6 +1,6 @@
 // The metrics of a job as plots, and which of them; other runs drawn over them.
 
-import { Component } from "preact";
+import { Component, createRef } from "preact";
 
 import { oneLine } from "../format";
 import type { IJobModel } from "../tokens";
@@ -44,7 +44,7 @@ export class Plots extends Component<IPlotsProps, IPlotsState> {
     const names = arranged(panel.model.series.keys());
     const chosen = this.chosen(names);
     return (
-      <div class="rnb-Plots">
+      <div class="rnb-Plots" ref={this.all}>
         <div class="rnb-Bar">
           {names.length > 1 ? this.chips(names, chosen) : null}
           <label class="rnb-Check">
@@ -143,15 +143,18 @@ export class Plots extends Component<IPlotsProps, IPlotsState> {
     const { panel } = this.props;
     const other = panel.feed.job(id);
     other.changed.connect((_, change) => {
-      if (change.points) {
+      if (change.points || other.unknown) {
         panel.touch();
       }
     });
     this.setState({ others: [...this.state.others, other] });
   }
 
+  /** The keyboard goes to where another one can be taken: its button is there no more. */
   private remove(other: IJobModel): void {
-    this.setState({ others: this.state.others.filter(one => one !== other) });
+    this.setState({ others: this.state.others.filter(one => one !== other) }, () =>
+      this.all.current?.querySelector("select")?.focus()
+    );
     other.dispose();
   }
 
@@ -201,4 +204,6 @@ export class Plots extends Component<IPlotsProps, IPlotsState> {
       </ul>
     );
   }
+
+  private readonly all = createRef<HTMLDivElement>();
 }

@@ -57,9 +57,9 @@ function counted({ trans }: IPanel, job: JobView): string {
     : trans.__("step %1", whole(job.step));
 }
 
-function speed({ trans }: IPanel, job: JobView): string {
-  if (job.state !== "running") {
-    return "";
+function speed({ trans, model }: IPanel, job: JobView): string {
+  if (job.state !== "running" || model.stale) {
+    return ""; // nobody knows how fast it is since the notebook was saved
   }
   const left = job.eta_s === null ? "" : trans.__("%1 left", duration(trans, job.eta_s));
   return joined(rate(trans, job.rate), left);

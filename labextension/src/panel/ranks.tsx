@@ -102,7 +102,7 @@ export class Ranks extends Component<IRanksProps, IRanksState> {
       <div key={key} role="columnheader" aria-sort={sorted} class={`rnb-Ranks-${key}`}>
         <button type="button" title={title || undefined} onClick={() => this.sort(key)}>
           {name}
-          <span aria-hidden="true">{key !== by ? "" : down ? " ▾" : " ▴"}</span>
+          <span aria-hidden="true">{key !== by ? null : down ? " ▾" : " ▴"}</span>
         </button>
       </div>
     );
@@ -127,7 +127,7 @@ export class Ranks extends Component<IRanksProps, IRanksState> {
         onClick={() => this.setState({ chosen: row[RANK.rank] })}
         onDblClick={() => this.open(row[RANK.rank])}
       >
-        <div role="gridcell">{row[RANK.rank]}</div>
+        <div role="gridcell">{String(row[RANK.rank])}</div>
         <div role="gridcell" class="rnb-Ranks-state">
           <span aria-hidden="true" class={`rnb-sign rnb-tone-${tone}`}>
             {symbol}
@@ -146,7 +146,7 @@ export class Ranks extends Component<IRanksProps, IRanksState> {
         </div>
         <div role="gridcell">{row[RANK.pid] || NOTHING}</div>
         <div role="gridcell" class="rnb-Ranks-straggler">
-          {slow ? trans.__("▲ straggler") : ""}
+          {slow ? trans.__("▲ straggler") : null}
         </div>
       </div>
     );

@@ -36,6 +36,7 @@ export class Search extends Component<ISearchProps, ISearchState> {
 
   componentDidUpdate(old: ISearchProps): void {
     if (old.rank !== this.props.rank || old.epoch !== this.props.epoch) {
+      this.asked++;
       this.setState(NONE);
     }
   }

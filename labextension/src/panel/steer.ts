@@ -1,11 +1,14 @@
 // From a button to what it does: what will come of it is said first, then asked, then done.
 
+import type { TranslationBundle } from "@jupyterlab/translation";
+
 import { oneLine } from "../format";
 import { forkName, runProblem, tagProblem } from "../names";
 import * as preview from "../preview";
-import type { CheckpointView } from "../protocol";
-import { type Preview, sceneOf } from "../scene";
-import type { IScene } from "../scene";
+import type { CheckpointView, RunView } from "../protocol";
+import { sceneOf } from "../scene";
+import type { IOffer, IScene, Preview } from "../scene";
+import type { IFeed, IShellActions } from "../tokens";
 import type { IPanel } from "./context";
 
 /** What a button stands for, by what is known when it is drawn, and again when it is pressed. */
@@ -26,6 +29,10 @@ export async function steer(panel: IPanel, by: Look): Promise<void> {
     panel.doing.tell(found.why);
     return;
   }
+  await agree(panel, found);
+}
+
+async function agree(panel: IPanel, found: IOffer): Promise<void> {
   const { action, title, body, accept, confirm } = found;
   if (!confirm || (await panel.actions.confirm(oneLine(title), oneLine(body), accept))) {
     await panel.doing.act(action);
@@ -34,47 +41,53 @@ export async function steer(panel: IPanel, by: Look): Promise<void> {
 
 /** Ask for the name of a fork, and make it. */
 export function fork(panel: IPanel, at: CheckpointView): Promise<void> {
-  const known = [
-    at.run,
-    ...panel.feed.board.rows.map(row => row.run),
-    ...Object.keys(panel.model.run?.forks ?? {})
-  ];
-  const suggestion = forkName(at.run, known);
-  return named(
-    panel,
-    scene => preview.fork(scene, at),
-    panel.trans.__("Name of the new run"),
-    suggestion
-  );
+  return named(panel, scene => preview.fork(scene, at), freeName(panel.feed, panel.model.run, at));
 }
 
 /** Ask for a tag, and give it to a checkpoint. */
 export function tag(panel: IPanel, at: CheckpointView): Promise<void> {
-  return named(panel, scene => preview.tag(scene, at), panel.trans.__("Tag"), "");
+  return named(panel, scene => preview.tag(scene, at), "");
 }
 
-async function named(panel: IPanel, by: Look, label: string, suggestion: string): Promise<void> {
-  const { trans, actions, doing } = panel;
+async function named(panel: IPanel, by: Look, suggestion: string): Promise<void> {
   const found = look(panel, by);
   if (!found.possible) {
-    doing.tell(found.why);
+    panel.doing.tell(found.why);
     return;
   }
-  const { action, title, body, accept, confirm } = found;
-  const problem = action.verb === "tag" ? tagProblem : runProblem;
+  const offer = await withName(panel.trans, panel.actions, found, suggestion);
+  if (offer !== null) {
+    await agree(panel, offer);
+  }
+}
+
+/** Return a name for a fork that no run has, as far as is known. */
+export function freeName(feed: IFeed, run: RunView | null, at: CheckpointView): string {
+  const known = [at.run, ...feed.board.rows.map(row => row.run), ...Object.keys(run?.forks ?? {})];
+  return forkName(at.run, known);
+}
+
+/** Ask for the name that a fork or a tag needs, until it is right; null: nothing is to be done. */
+export async function withName(
+  trans: TranslationBundle,
+  actions: IShellActions,
+  found: IOffer,
+  suggestion: string
+): Promise<IOffer | null> {
+  const { action, title, body } = found;
+  const isTag = action.verb === "tag";
+  const label = isTag ? trans.__("Tag") : trans.__("Name of the new run");
+  const problem = isTag ? tagProblem : runProblem;
   let said = body;
   for (let name = suggestion; ;) {
     const given = await actions.askName(oneLine(title), oneLine(`${said} ${label}:`), name);
     if (given === null) {
-      return;
+      return null;
     }
     name = given;
     said = problem(trans, name);
     if (!said) {
-      if (!confirm || (await actions.confirm(oneLine(title), oneLine(body), accept))) {
-        await doing.act({ ...action, name });
-      }
-      return;
+      return { ...found, action: { ...action, name } };
     }
   }
 }

@@ -12,8 +12,12 @@ export interface IColours {
 /** How each curve is dashed: nobody has to tell colours apart. */
 export const DASHES: readonly (readonly number[])[] = [[], [7, 4], [2, 3], [10, 3, 2, 3]];
 
-/** Return the colours as they are where an element is. */
-export function coloursAt(element: Element): IColours {
+/** Return the colours as they are where an element is; null without a theme, or off the page. */
+export function coloursAt(element: Element): IColours | null {
+  // Else each would be the one that text has by default, or nothing at all.
+  if (!getComputedStyle(element).getPropertyValue("--jp-border-color2").trim()) {
+    return null;
+  }
   // The value of a property is as it was written; only as a colour of something it is worked out.
   const probe = element.appendChild(document.createElement("i"));
   const read = (name: string) => {

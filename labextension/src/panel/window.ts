@@ -7,7 +7,7 @@ import type { RankRow } from "../protocol";
 export const LINE = 22;
 
 /** Lines drawn beyond what can be seen, on both sides. */
-const SPARE = 3;
+const SPARE = 2;
 
 /** Lines from `first` to before `end`. */
 export interface ISpan {

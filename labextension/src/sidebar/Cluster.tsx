@@ -134,7 +134,7 @@ function Host({ host, leases, trans, onOpen }: IHostProps) {
         {trans._n("%1 worker", "%1 workers", host.workers.length)}
         {!host.warm && <> · {trans.__("warming up")}</>}
       </p>
-      {host.unwell && (
+      {host.unwell !== "" && (
         <p class="rnb-Unwell">
           <span aria-hidden="true">▲</span> {trans.__("Unwell: %1", clean(host.unwell))}
         </p>

@@ -52,7 +52,7 @@ export function Filters({ filter, counts, trans, onChange }: IFiltersProps) {
             aria-pressed={filter.chips.has(chip)}
             onClick={() => onChange({ ...filter, chips: toggled(filter.chips, chip) })}
           >
-            {chipLabel(chip, trans)} <span class="rnb-Chip-count">{counts[chip]}</span>
+            {chipLabel(chip, trans)} <span class="rnb-Chip-count">{String(counts[chip])}</span>
           </button>
         ))}
       </div>

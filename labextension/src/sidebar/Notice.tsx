@@ -42,6 +42,7 @@ function Sentence({ contact, never, trans }: ISentenceProps) {
     return (
       <>
         <p>{trans.__("No cluster is up. To start one, run this in a cell of a notebook:")}</p>
+        <code>%load_ext resilient_nb</code>
         <code>%resilient up</code>
         <p>{trans.__("Or use one that is there:")}</p>
         <code>%resilient connect ADDRESS</code>

@@ -105,25 +105,29 @@ function Buttons(props: ISidebarProps & { row: BoardRow }) {
   const { row, trans } = props;
   return (
     <div class="rnb-Buttons" role="toolbar" aria-label={trans.__("Selected job")}>
-      <button type="button" class="rnb-Button" onClick={() => props.onOpen(row.id)}>
-        {trans.__("Open")}
-      </button>
-      <button
-        type="button"
-        class="rnb-Button"
-        disabled={!row.cell_id}
-        onClick={() => props.onCell(row)}
-      >
-        {trans.__("Go to cell")}
-      </button>
-      <button
-        type="button"
-        class="rnb-Button"
-        disabled={isFinal(row.state)}
-        onClick={() => props.onCancel(row.id)}
-      >
-        {trans.__("Cancel…")}
-      </button>
+      <Button name={trans.__("Open")} can act={() => props.onOpen(row.id)} />
+      <Button
+        name={trans.__("Go to cell")}
+        can={row.cell_id !== ""}
+        act={() => props.onCell(row)}
+      />
+      <Button
+        name={trans.__("Cancel…")}
+        can={!isFinal(row.state)}
+        act={() => props.onCancel(row.id)}
+      />
     </div>
   );
 }
+
+// One that is disabled would lose the focus: a job may end while somebody is at its button.
+const Button = ({ name, can, act }: { name: string; can: boolean; act: () => void }) => (
+  <button
+    type="button"
+    class="rnb-Button"
+    aria-disabled={!can}
+    onClick={() => (can ? act() : undefined)}
+  >
+    {name}
+  </button>
+);

@@ -41,7 +41,7 @@ const CHIP_OF: Readonly<Record<JobState, Chip>> = {
 };
 
 /** Return the chip that a state belongs to. */
-export function chipOf(state: JobState): Chip {
+function chipOf(state: JobState): Chip {
   return CHIP_OF[state];
 }
 

@@ -124,6 +124,20 @@ class TestWhoMayOnlyRead:
         assert (code, body["code"]) == (403, "not-allowed")
         assert not any(isinstance(message, rq.Cancel) for message in cluster.asked)
 
+    async def test_names_no_cluster(
+        self, jp_fetch: Fetch, jp_ws_fetch: Fetch, control: FakeControl
+    ) -> None:
+        """It could be one's own, which has the server unpickle what one likes."""
+        await control.start()
+        params = {"cluster": control.address}
+        for name in QUESTIONS:
+            code, body = await refused(jp_fetch("resilient-nb", name, params=params))
+            assert (code, body["code"]) == (403, "not-allowed")
+            assert "leave that setting empty" in body["message"]
+        with pytest.raises(HTTPClientError, match="403"):
+            await jp_ws_fetch("resilient-nb", "feed", params=params)
+        assert (control.asked, control.follows) == ([], [])
+
 
 class TestWhoMayDoNothing:
     @pytest.fixture

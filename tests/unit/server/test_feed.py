@@ -54,9 +54,9 @@ class Browser:
         """Want every detail of these jobs."""
         await self._socket.write_message(json.dumps({"type": "wish", "jobs": jobs}))
 
-    async def send(self, text: str) -> None:
-        """Send anything."""
-        await self._socket.write_message(text)
+    async def send(self, data: str | bytes) -> None:
+        """Send anything, as text or as bytes."""
+        await self._socket.write_message(data, binary=isinstance(data, bytes))
 
     async def closed(self) -> tuple[int, str]:
         """Return how the socket was closed."""
@@ -81,6 +81,16 @@ def browser(jp_ws_fetch: Fetch) -> Open:
             socket.close()
 
     return opened
+
+
+@pytest.fixture
+def get_status(jp_fetch: Fetch) -> Fetch:
+    """Ask which cluster is looked at."""
+
+    async def got() -> dict[str, Any]:
+        return dict(json.loads((await jp_fetch("resilient-nb", "status")).body))
+
+    return got
 
 
 def follows(cluster: FakeControl, full: bool) -> list[tuple[str, ...]]:
@@ -286,30 +296,70 @@ async def test_the_server_ends_while_a_tab_is_open(
     assert not [record for record in caplog.records if record.exc_info]
 
 
-async def test_what_goes_wrong_is_said_once_and_tried_again(
-    browser: Open, control: FakeControl, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("cluster.json", b"{"),
+        ("cluster.json", b'{"address": "tcp://127.0.0.1:1", "workers": 2, "parts": []}'),
+        ("cluster.json", b'{"parts": {"scheduler": {"pid": 1, "color": "red"}}}'),
+        ("address", b"\xff"),
+        ("address", b"tcp://127.0.0.1:1\ncolor=red"),
+    ],
+)
+async def test_a_damaged_file_is_named_and_may_be_put_right(
+    browser: Open, control: FakeControl, tmp_path: Path, get_status: Fetch, name: str, data: bytes
 ) -> None:
     home = tmp_path / "home-of-ours"
     home.mkdir()
-    (home / "cluster.json").write_text("{")
-    async with browser() as tab, browser() as other:
-        for each in (tab, other):
-            down = await each.until(lambda m: m["type"] == "down")
-            assert "log of the Jupyter server" in down["why"]
+    (home / name).write_bytes(data)
+    async with browser() as tab:
+        down = await tab.until(lambda m: m["type"] == "down")
+        assert str(home / name) in down["why"]
+        assert "delete it" in down["why"]
+        assert (await get_status())["error"] == down["why"]
         await control.start()
         (home / "address").write_text(control.address)
         assert (await tab.next())["type"] == "news"
+
+
+async def test_what_goes_wrong_is_said_once_and_tried_again(
+    browser: Open,
+    cluster: FakeControl,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a mistake of ours")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("resilient_nb.connection.chosen", fail)
+        async with browser() as tab, browser() as other:
+            for each in (tab, other):
+                down = await each.until(lambda m: m["type"] == "down")
+                assert "log of the Jupyter server" in down["why"]
+            patch.undo()
+            assert (await tab.next())["type"] == "news"
     failures = [record for record in caplog.records if record.exc_info]
     assert len(failures) == 1
     assert "can't be followed" in failures[0].message
 
 
-@pytest.mark.parametrize("text", ["nonsense", "[]", '{"type": "wish", "jobs": [1]}', "\ud800"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        "nonsense",
+        "[]",
+        '{"type": "wish", "jobs": [1]}',
+        '{"type": "wish", "jobs": ["\\ud800"]}',
+        f'{{"type": "{"é" * 100}"}}',  # which the reason repeats
+        b'{"type": "wish", "jobs": ["\xff"]}',
+    ],
+)
 async def test_what_is_no_wish_closes_the_socket(
-    browser: Open, cluster: FakeControl, text: str
+    browser: Open, cluster: FakeControl, data: str | bytes
 ) -> None:
     async with browser() as tab:
-        await tab.send(text.encode(errors="surrogatepass").decode(errors="replace"))
+        await tab.send(data)
         code, why = await tab.closed()
         assert code == 1007
         assert why.startswith("This is no wish: ")

@@ -208,6 +208,7 @@ async def test_a_log_is_read_and_searched(get: Fetch, cluster: FakeControl) -> N
     [
         ({}, "'job'"),
         ({"job": "a#1", "offset": "x"}, "offset"),
+        ({"job": "a#1", "offset": str(2**63)}, "offset"),
         ({"job": "a#1", "rank": "-1"}, "rank"),
         ({"job": "a#1", "limit": "0"}, "limit"),
     ],

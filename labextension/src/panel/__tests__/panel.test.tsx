@@ -1,7 +1,8 @@
 import { press, stage, until } from "./stage";
 import type { IStage } from "./stage";
 
-import { HOSTILE, checkpoint, failure, jobView, rankRow, runOf } from "../../__tests__/builders";
+import { HOSTILE, boardRow, checkpoint, failure, jobView, rankRow, runOf } from "../../__tests__/builders";
+import type { BoardRow } from "../../protocol";
 import { Refusal } from "../../tokens";
 
 jest.mock(
@@ -103,6 +104,17 @@ describe("a running job", () => {
     expect(text("[data-rnb=offline]")).toContain("The job itself goes on.");
     expect(shown.button("Cancel").getAttribute("aria-disabled")).toBe("true");
     expect(text("[data-rnb=steps]")).toBe("step 92 of 500");
+  });
+
+  it.each([
+    ["lost#1", "The cluster has no job digits#1."],
+    ["digits#1", "It was submitted to another cluster: digits#1 of the cluster that is up"]
+  ])("tells a job that isn't there from one of another cluster", async (listed, said) => {
+    (shown.feed.board.rows as BoardRow[]).push(boardRow(listed));
+    shown.feed.record("digits#1").setUnknown();
+    shown.feed.contactChanged.emit(shown.feed.contact);
+    await until(() => shown.node.querySelector("[data-rnb=offline]") !== null);
+    expect(text("[data-rnb=offline]")).toContain(said);
   });
 
   it("says a plot in words", () => {

@@ -3,9 +3,10 @@
 import "./jsdom";
 
 import { failure, runOf, checkpoint } from "../../__tests__/builders";
+import { lastWriting } from "../../format";
 import { timeline } from "../../lineage";
 import type { LogText } from "../../protocol";
-import { lastWriting, pieces } from "../ansi";
+import { pieces } from "../ansi";
 import { loading } from "../checkpoints";
 import { folded } from "../folding";
 import { moved, nearest } from "../graph";
@@ -95,8 +96,8 @@ describe("columns", () => {
   });
 
   it("knows the latest number, and a few points from the first to the last", () => {
-    expect(latest({ steps: [1, 2], values: [3, null] })).toBe(3);
-    expect(latest({ steps: [], values: [] })).toBeNull();
+    expect(latest({ steps: [1, 2], values: [3, null] })).toBeNull();
+    expect(latest({ steps: [], values: [] })).toBeUndefined();
     const long = Array.from({ length: 100 }, (_, i) => i);
     expect(samples({ steps: long, values: long }, 3).map(([step]) => step)).toEqual([0, 50, 99]);
     expect(samples({ steps: [7], values: [1] }, 3)).toEqual([[7, 1]]);
@@ -202,5 +203,9 @@ describe("pieces", () => {
 describe("loading", () => {
   it("is code that reads the checkpoint", () => {
     expect(loading(checkpoint(120))).toContain('resilient_nb.load("digits@120")');
+  });
+
+  it("names the attempt, too, if a rollback has left the checkpoint", () => {
+    expect(loading(checkpoint(120), false)).toContain('"digits/00000120-e1"');
   });
 });

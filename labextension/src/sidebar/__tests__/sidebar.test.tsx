@@ -124,6 +124,17 @@ test("keys select and open", () => {
   expect(onOpen).toHaveBeenLastCalledWith("a#1");
 });
 
+test("a button keeps the focus when the job ends, and does nothing then", () => {
+  const button = () => [...node.querySelectorAll("button")].find(b => b.textContent === "Cancel…")!;
+  show([boardRow("a#1")], { selected: "a#1" });
+  button().focus();
+  const { onCancel } = show([boardRow("a#1", { state: "cancelled" })], { selected: "a#1" });
+  expect(document.activeElement).toBe(button());
+  expect(button().getAttribute("aria-disabled")).toBe("true");
+  button().click();
+  expect(onCancel).not.toHaveBeenCalled();
+});
+
 test("text from jobs and hosts stays text", () => {
   show([boardRow("a#1", { state: "failed", cause: HOSTILE, reason: HOSTILE, label: HOSTILE })], {
     contact: { kind: "down", why: HOSTILE, noCluster: false },
@@ -147,7 +158,11 @@ test("without a cluster it says what to type", () => {
   const board = { ...show([]).board, cluster: null, alerts: null };
   show([], { board, contact: { kind: "down", why: "none", noCluster: true } });
   const codes = [...node.querySelectorAll("[role=status] code")].map(code => code.textContent);
-  expect(codes).toEqual(["%resilient up", "%resilient connect ADDRESS"]);
+  expect(codes).toEqual([
+    "%load_ext resilient_nb",
+    "%resilient up",
+    "%resilient connect ADDRESS"
+  ]);
 });
 
 test("without a server what is known stays, and since when it is so is said", () => {

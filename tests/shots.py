@@ -27,7 +27,7 @@ from tests.browser.chromium import MISSING, chromium, chromium_path
 from tests.browser.desk import PATIENCE, Desk
 from tests.browser.lab import Lab
 
-FOLDER = Path(__file__).parents[1] / "notebooks" / "images"
+FOLDER = Path(__file__).parents[1] / ".github"
 THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
 
 SETUP = """%load_ext resilient_nb
@@ -78,6 +78,7 @@ def take(desk: Desk, client: Client, folder: Path) -> None:
     desk.run(0)
     desk.done(0)
     desk.run(1)
+    desk.inline("digits#1").shows("running")
     view = wait(client, "digits#1", 250)
     os.kill(view.ranks[1].pid, signal.SIGKILL)
     wait(client, "digits#1", 400, attempt=2)
@@ -95,7 +96,6 @@ def take(desk: Desk, client: Client, folder: Path) -> None:
         panel.region.scroll_into_view_if_needed()
         panel.region.screenshot(path=folder / f"panel-{name}.png", animations="disabled")
         desk.page.screenshot(path=folder / f"lab-{name}.png", animations="disabled")
-        desk.sidebar.screenshot(path=folder / f"sidebar-{name}.png", animations="disabled")
     for job in ("digits#1", *others):
         client.cancel(job)
 

@@ -7,7 +7,7 @@ import { size, whole } from "./format";
 import { behindHead, timeline } from "./lineage";
 import type { CheckpointView } from "./protocol";
 import { barred, headOf, notLive, offer, word } from "./scene";
-import type { IBarred, IScene, Preview } from "./scene";
+import type { IBarred, IOffer, IScene, Preview } from "./scene";
 import { holdsGang, isFinal } from "./states";
 
 /** Preview `cancel`: to end a job at a checkpoint. */
@@ -166,12 +166,34 @@ export function tag(scene: IScene, at: CheckpointView): Preview {
   if (!scene.live) {
     return notLive(trans);
   }
-  return offer(scene, { verb: "tag", run: at.run, ref: at.id }, {
+  const found = offer(scene, { verb: "tag", run: at.run, ref: at.id }, {
     title: trans.__("Tag step %1 of %2", whole(at.step), at.run),
     body: trans.__("The checkpoint can then be named %1@TAG, and is kept.", at.run),
     accept: trans.__("Tag"),
     confirm: false
   });
+  return { ...found, named: name => tagged(scene, found, at, name) };
+}
+
+// A tag that another checkpoint has is taken from it: that is asked first.
+function tagged(scene: IScene, found: IOffer, at: CheckpointView, name: string): IOffer {
+  const { trans, run } = scene;
+  const offer = { ...found, action: { ...found.action, name } };
+  const before = run?.checkpoints.find(c => c.id === run.tags[name]);
+  if (before === undefined || before.id === at.id) {
+    return offer;
+  }
+  const [from, to] = [whole(before.step), whole(at.step)];
+  return {
+    ...offer,
+    title: trans.__("Move the tag %1?", name),
+    body: trans.__(
+      "%1 is step %2 now, and will be step %3. Without a tag, step %2 may be dropped one day.",
+      name, from, to
+    ),
+    accept: trans.__("Move the tag"),
+    confirm: true
+  };
 }
 
 // --- the rules --------------------------------------------------------------------------------

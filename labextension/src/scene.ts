@@ -27,6 +27,8 @@ export interface IOffer {
   /** What the button says that does it. */
   readonly accept: string;
   readonly confirm: boolean;
+  /** What it becomes with the name that it needs. */
+  readonly named?: (name: string) => IOffer;
 }
 
 /** It can't be done now: why, and what can be done instead. */

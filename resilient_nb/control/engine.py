@@ -13,6 +13,8 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import attrgetter
 
 from resilient_nb.config import Settings
 from resilient_nb.control.dispatch import Dispatcher
@@ -47,7 +49,7 @@ from resilient_nb.core.world import World
 from resilient_nb.errors import InvalidTransition, JournalFailed, StaleEpoch, VersionMismatch
 from resilient_nb.ports import Clock, Journal, Launcher
 from resilient_nb.wire import orders
-from resilient_nb.wire.orders import FACTS
+from resilient_nb.wire.orders import FACTS, Sample
 
 logger = logging.getLogger(__name__)
 
@@ -523,20 +525,24 @@ class Engine:
 
     def _samples(self, report: orders.Report) -> None:
         now = self.now()
-        for sample in report.samples:
-            job = self._current(sample.job, sample.epoch)
-            if job is None:
-                continue
-            self.load_series(sample.job)
-            self.live.sample(sample, report.host, now)
-            self.recording.sample(sample, now, report.round_trip, report.disk_free)
-            self.watching.sample(job, sample, now)
-            if sample.rank == 0:
-                busy = sample.data_s + sample.compute_s + sample.wait_s
-                pace = busy / sample.steps if sample.steps else None
-                self.tallies.stepped(job.id, now, sample.step, pace)
-            self._shell.changed(sample.job)
+        for name, samples in groupby(report.samples, attrgetter("job")):
+            for sample in samples:
+                job = self._current(name, sample.epoch)
+                if job is not None:
+                    self._sample(job, sample, report, now)
+            if name in self.world.jobs:
+                self._shell.changed(name)
         self._write_records()
+
+    def _sample(self, job: Job, sample: Sample, report: orders.Report, now: float) -> None:
+        if sample.rank == 0:
+            self.load_series(job.id)
+            busy = sample.data_s + sample.compute_s + sample.wait_s
+            pace = busy / sample.steps if sample.steps else None
+            self.tallies.stepped(job.id, now, sample.step, pace)
+        self.live.sample(sample, report.host, now)
+        self.recording.sample(sample, now, report.round_trip, report.disk_free)
+        self.watching.sample(job, sample, now)
 
     def _write_records(self) -> None:
         """Write what was measured, now and then."""

@@ -164,6 +164,18 @@ test("anybody may fork; what is somebody else's is said, and the server decides"
   expect(offered(tag(ended(), checkpoint(40))).confirm).toBe(false);
 });
 
+test("a tag that another checkpoint has is moved only after a question", () => {
+  const run = runOf([40, 60, 80], { tags: { production: id(40) } });
+  const named = (step: number, name: string): IOffer =>
+    offered(tag(ended({ run }), checkpoint(step))).named?.(name) as IOffer;
+  const moved = named(60, "production");
+  expect(moved.confirm).toBe(true);
+  expect(moved.body).toContain("production is step 40 now, and will be step 60.");
+  expect(moved.action).toEqual({ verb: "tag", run: "digits", ref: id(60), name: "production" });
+  expect(named(40, "production").confirm).toBe(false);
+  expect(named(60, "new").confirm).toBe(false);
+});
+
 test("nothing can be done with what isn't live", () => {
   const away = scene({ live: false });
   const all = [

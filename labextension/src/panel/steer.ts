@@ -87,7 +87,7 @@ export async function withName(
     name = given;
     said = problem(trans, name);
     if (!said) {
-      return { ...found, action: { ...action, name } };
+      return found.named?.(name) ?? { ...found, action: { ...action, name } };
     }
   }
 }

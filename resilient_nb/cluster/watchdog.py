@@ -123,9 +123,7 @@ class Watchdog:
         process = self._parts[1].process
         root = process.find() if process is not None else None
         if root is not None:
-            for each in [*root.children(recursive=True), root]:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    each.kill()
+            kill_tree(root)
             self._parts[1].started_at = 0.0  # no failure of theirs
 
     def _publish(self) -> None:
@@ -144,10 +142,7 @@ class Watchdog:
 
 def end_tree(root: psutil.Process) -> None:
     """SIGTERM a process and all below it; SIGKILL what is left after a grace time."""
-    try:
-        family = [root, *root.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return
+    family = _family(root)
     for process in family:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.terminate()
@@ -156,6 +151,32 @@ def end_tree(root: psutil.Process) -> None:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(left, timeout=_END_GRACE)
+
+
+def kill_tree(root: psutil.Process) -> None:
+    """SIGKILL a process and all below it."""
+    for process in reversed(_family(root)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def _family(root: psutil.Process) -> list[psutil.Process]:
+    """Return a process and all below it, but for those that tidy up after the others.
+
+    multiprocessing's resource tracker ends by itself when it is the last, and then removes the
+    semaphores that the others had. Killed with them, it would leave them in /dev/shm for ever.
+    """
+    found = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        found = [root, *root.children(recursive=True)]
+    return [process for process in found if not _tidies_up(process)]
+
+
+def _tidies_up(process: psutil.Process) -> bool:
+    try:
+        return any("multiprocessing.resource_tracker" in part for part in process.cmdline())
+    except psutil.Error:
+        return False
 
 
 def _alive(part: _Part) -> bool:

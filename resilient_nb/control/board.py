@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from msgspec import Raw
 
 from resilient_nb.control.engine import Engine
-from resilient_nb.control.pieces import Piece, Sources
+from resilient_nb.control.pieces import NOTHING, Piece, Sources
 from resilient_nb.core.accounting import group_of
 from resilient_nb.core.alert_model import AlertsReport
 from resilient_nb.core.model import Job, JobState
@@ -110,11 +110,10 @@ class Board:
 
     def since(self, cursor: int) -> bytes:
         """Return the JSON of a `Board`, empty if nothing has changed since the cursor."""
-        full = cursor < self._since
-        if not full and cursor >= self._at:
+        if cursor >= self._at:
             return b""
-        if full:
-            cursor = -1
+        full = cursor < self._since
+        cursor = NOTHING if full else cursor
         return to_json(
             {
                 "full": full,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 
-from resilient_nb.control.pieces import Piece, Points, Sources
+from resilient_nb.control.pieces import NOTHING, Piece, Points, Sources
 from resilient_nb.core.model import Job, RankEnd
 from resilient_nb.core.views import RunView
 from resilient_nb.wire.codec import to_json
@@ -81,11 +81,10 @@ class Detail:
 
     def since(self, cursor: int) -> bytes:
         """Return the JSON of a `JobDelta`, empty if nothing has changed since the cursor."""
-        full = cursor < self._since
-        if not full and cursor >= self._at:
+        if cursor >= self._at:
             return b""
-        if full:
-            cursor = -1
+        full = cursor < self._since
+        cursor = NOTHING if full else cursor
         new = ((name, points.since(cursor)) for name, points in self._series.items())
         return to_json(
             {

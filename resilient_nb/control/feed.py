@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from resilient_nb.control.board import Board
 from resilient_nb.control.detail import Detail
-from resilient_nb.control.pieces import Sources
+from resilient_nb.control.pieces import NOTHING, Sources
 from resilient_nb.core import events as ev
 from resilient_nb.core.world import World
 from resilient_nb.wire.feed import Follow, Followed
@@ -116,7 +116,7 @@ class Feed:
         """Return what has changed since the request's cursor, and whether anything has."""
         engine, world = self._engine, self._engine.world
         known = self._start <= request.cursor <= self._count
-        cursor = request.cursor if known else -1
+        cursor = request.cursor if known else NOTHING
         at, changed, board, details, unknown = self._count + 1, False, b"", [], []
         for name in dict.fromkeys(request.jobs):
             job = world.jobs.get(name)

@@ -21,6 +21,9 @@ from resilient_nb.wire.codec import to_json
 if TYPE_CHECKING:
     from resilient_nb.control.engine import Engine
 
+#: The cursor of who has been told nothing yet.
+NOTHING = -1
+
 Series = tuple[tuple[int, float], ...]
 _step = itemgetter(0)
 

@@ -24,10 +24,10 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(("session", "path"), [
-    ("/home/ada/work/a b.ipynb", "work/a b.ipynb"),
+    ("/home/ada/books/a b.ipynb", "books/a b.ipynb"),
     ("/home/ada/a.ipynb", "a.ipynb"),
     ("/home/adam/a.ipynb", "/home/adam/a.ipynb"),  # another place
-    ("work/a.ipynb", "work/a.ipynb"),  # the session has no name
+    ("books/a.ipynb", "books/a.ipynb"),  # the session has no name
     ("", ""),
 ])  # fmt: skip
 def test_a_notebooks_path_is_the_servers(server: dict[str, str], session: str, path: str) -> None:

@@ -8,12 +8,14 @@ its way; then there are no stacks.
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import os
 import re
 import signal
 from contextlib import suppress
 
+_libc = ctypes.CDLL(None)
 #: Asks a rank for its stacks. SIGUSR1 is left to cells.
 ASK = signal.SIGUSR2
 #: Characters that are kept of a rank that is to blame, and of another.
@@ -40,9 +42,13 @@ class Stacks:
         faulthandler.register(ASK, self._fd)
 
     def ask(self, pid: int) -> None:
-        """Have a rank write; one that is stopped goes on, since it can't otherwise."""
+        """Have a rank write; one that is stopped goes on, since it can't otherwise.
+
+        The main thread is asked (its id is the process's). Any other could take a signal to the
+        whole process, and one that was stopped would be past the place where it was by then.
+        """
+        _libc.tgkill(pid, pid, ASK)  # one that is gone needs no answer
         with suppress(ProcessLookupError):
-            os.kill(pid, ASK)
             os.kill(pid, signal.SIGCONT)
 
     def grows(self) -> bool:

@@ -205,11 +205,16 @@ HANGS = {
             ctypes.PyDLL(None).sleep(1000)
         holds_the_gil()
     """,
+    # A signal to the whole process would be taken by whichever thread goes on first, while the
+    # main one leaves the place where it was.
     "stopped": """
+        for _ in range(8):
+            threading.Thread(target=lambda: [time.sleep(0.0001) for _ in range(10**9)]).start()
         def stops_itself():
             os.kill(os.getpid(), signal.SIGSTOP)
-            time.sleep(1000)
         stops_itself()
+        while True:
+            time.sleep(0.0001)
     """,
 }
 FUNCTIONS = {"lock": "waits_for_a_lock", "gil": "holds_the_gil", "stopped": "stops_itself"}

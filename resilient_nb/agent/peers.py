@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
-from resilient_nb.storage.objects import Buffer, Entry, ObjectStore
+from resilient_nb.storage.objects import Entry, ObjectStore, Parts
 
 #: Most that one message carries, in bytes.
 PIECE = 8 << 20
@@ -85,7 +85,7 @@ class PeerStore:
             return
         yield from (Entry(key, size) for key, size in rows)
 
-    def put(self, key: str, parts: Sequence[Buffer]) -> None:
+    def put(self, key: str, parts: Parts) -> None:
         raise self._read_only(key)
 
     def flush(self) -> None:

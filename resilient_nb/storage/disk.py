@@ -6,6 +6,7 @@ All of them, one method each, so that `testing.faults` can have any of them fail
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,8 +31,9 @@ class Disk:
         """Return how many bytes were written: fewer than there are if the disk is full."""
         return os.write(file, data)
 
-    def truncate(self, file: int, size: int) -> None:
-        os.ftruncate(file, size)
+    def go_indirect(self, file: int) -> None:
+        """Have what is written from now on go through the page cache."""
+        fcntl.fcntl(file, fcntl.F_SETFL, os.O_WRONLY)
 
     def close(self, file: int) -> None:
         os.close(file)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
-from resilient_nb.storage.objects import Buffer, Entry, ObjectStore
+from resilient_nb.storage.objects import Entry, ObjectStore, Parts
 
 _T = TypeVar("_T")
 
@@ -38,7 +38,7 @@ class FallbackStore:
     def url(self) -> str:
         return self.first.url
 
-    def put(self, key: str, parts: Sequence[Buffer]) -> None:
+    def put(self, key: str, parts: Parts) -> None:
         self.first.put(key, parts)
 
     def flush(self) -> None:

@@ -8,7 +8,7 @@ the next, where 32 bits would one day call different ones equal.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ Bytes = npt.NDArray[np.uint8]
 #: Stays in the processor's cache from one checksum to the next; and crc32c holds the GIL: others
 #: are let in between.
 _BLOCK = 256 << 10
+_CRC_BYTES = 4
 #: Handing less to another thread costs more than it saves.
 _LARGE = 1 << 20
 
@@ -52,24 +53,64 @@ class Seal(NamedTuple):
     sum: str
 
 
-def seal(pieces: Iterable[Bytes], whole: xxhash.xxh3_128 | None = None) -> Seal:
-    """Return the seal of a chunk, in one pass over it.
+class Sealing:
+    """A chunk with its crc32c behind it, as a store is to write it; its seal, once it has been.
 
-    Args:
+    The sums are made as the blocks are handed out: who copies a block next finds it in the
+    processor's cache. It may be gone through again.
+
+    Attributes:
         pieces: the chunk, one piece after the other.
-        whole: is told all of it, too.
+        nbytes: of it all.
+        seal: of it all.
+        whole: the sum that was given, with the first piece added.
     """
-    crc, state = 0, xxhash.xxh3_64()
-    for piece in pieces:
-        for start in range(0, piece.size, _BLOCK):
-            block = piece[start : start + _BLOCK]
-            crc = google_crc32c.extend(crc, block)
-            state.update(block.data)
-            if whole is not None:
-                whole.update(block.data)
-    end = crc.to_bytes(4, "little")
-    state.update(end)
-    return Seal(end, state.hexdigest())
+
+    seal: Seal
+
+    def __init__(
+        self,
+        pieces: Sequence[Bytes],
+        whole: xxhash.xxh3_128 | None = None,
+        known: Seal | None = None,
+    ) -> None:
+        """`whole` is told of the first piece only: what follows fills the chunk up.
+
+        If the seal is `known`, nothing is summed.
+        """
+        self.pieces = pieces
+        self.nbytes = sum(piece.size for piece in pieces) + _CRC_BYTES
+        self.whole = self._before = whole
+        self._known = known
+
+    def __iter__(self) -> Iterator[memoryview | bytes]:
+        if self._known is not None:
+            yield from (piece.data for piece in self.pieces)
+            self.seal = self._known
+        else:
+            yield from self._summed()
+        yield self.seal.end
+
+    def _summed(self) -> Iterator[memoryview]:
+        crc, state = 0, xxhash.xxh3_64()
+        whole = None if self._before is None else self._before.copy()
+        for number, piece in enumerate(self.pieces):
+            for start in range(0, piece.size, _BLOCK):
+                block = piece[start : start + _BLOCK]
+                crc = google_crc32c.extend(crc, block)
+                state.update(block.data)
+                if whole is not None and number == 0:
+                    whole.update(block.data)
+                yield block.data
+        end = crc.to_bytes(_CRC_BYTES, "little")
+        state.update(end)
+        self.seal, self.whole = Seal(end, state.hexdigest()), whole
+
+    def done(self) -> Seal:
+        """Make the sums with nothing written."""
+        for _ in self:
+            pass
+        return self.seal
 
 
 def digest(array: npt.NDArray[Any]) -> str:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import stat
 import threading
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resilient_nb.storage.disk import Disk
-from resilient_nb.storage.objects import Buffer, Entry, StrPath
+from resilient_nb.storage.objects import Entry, Parts, StrPath, size_of
 from resilient_nb.storage.zarr3 import PAGE
 
 #: Smaller objects go through the page cache: `flush` writes them together.
@@ -54,22 +55,18 @@ class LocalStore:
         """Return where an object is, or would be."""
         return self.root / key
 
-    def put(self, key: str, parts: Sequence[Buffer]) -> None:
+    def put(self, key: str, parts: Parts) -> None:
         path = self.root / key
-        self._make(path.parent)
-        if path.parent.is_symlink():  # given by `link`: what it leads to never changes
-            self._disk.unlink(path.parent)
-            self._make(path.parent)
-        views = [view for view in (memoryview(part) for part in parts) if view.nbytes]
-        if self._direct and sum(view.nbytes for view in views) >= DIRECT_BYTES:
+        self._own(path.parent)
+        if self._direct and size_of(parts) >= DIRECT_BYTES:
             try:
-                self._write(path, views, os.O_DIRECT)
+                self._write(path, parts, os.O_DIRECT)
                 return
             except OSError as error:
                 if error.errno not in _NO_DIRECT:
                     raise
                 self._direct = False
-        self._write(path, views, 0)
+        self._write(path, parts, 0)
 
     def flush(self) -> None:
         """Make everything durable that was written to the file system: one call for all files."""
@@ -95,20 +92,24 @@ class LocalStore:
             self._disk.fsync_folder(folder)
 
     def link(self, key: str, target: str) -> None:
-        path = self.root / key
-        goal = os.path.relpath(self.root / target, path.parent)
-        if path.is_symlink() and os.readlink(path) == goal:
-            return
-        self._make(path.parent)
-        if path.is_symlink():  # of an earlier try
-            self._disk.unlink(path)
+        path, goal = self.root / key, _relative(key, target)
         try:
-            self._disk.symlink(goal, path)
+            self._link(goal, path)
         except FileExistsError:
-            return  # an object goes before
+            # An object goes before; what is left of an earlier try doesn't.
+            if path.is_symlink() and os.readlink(path) != goal:
+                self._disk.unlink(path)
+                self._link(goal, path)
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
+
+    def _link(self, goal: str, path: Path) -> None:
+        try:
+            self._disk.symlink(goal, path)
+        except FileNotFoundError:
+            self._make(path.parent)
+            self._disk.symlink(goal, path)
 
     def read(self, key: str) -> bytes:
         return (self.root / key).read_bytes()
@@ -150,6 +151,17 @@ class LocalStore:
                 self._disk.rmdir(folder)
                 folder = folder.parent
 
+    def _own(self, folder: Path) -> None:
+        """Make a folder unless there is one; looking is cheaper than trying to make it."""
+        try:
+            mode = os.lstat(folder).st_mode
+        except FileNotFoundError:
+            self._make(folder)
+            return
+        if stat.S_ISLNK(mode):  # given by `link`: what it leads to never changes
+            self._disk.unlink(folder)
+            self._make(folder)
+
     def _make(self, folder: Path) -> tuple[Path, ...]:
         """Make a folder and those above it, if need be; return the new ones."""
         made: tuple[Path, ...] = ()
@@ -174,20 +186,20 @@ class LocalStore:
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
             self._disk.replace(private, path)  # a file system without hard links
 
-    def _write(self, path: Path, parts: Sequence[memoryview], direct: int) -> None:
+    def _write(self, path: Path, parts: Parts, direct: int) -> None:
         """Write what lies as a direct write needs it from where it lies, the rest by blocks.
 
         Copying costs training on the other cores more than anything else about a checkpoint.
         """
         file = self._disk.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | direct)
         try:
-            scratch, filled, done = _scratch.array, 0, 0
-            for part in (np.frombuffer(view, np.uint8) for view in parts):
-                at = 0
+            scratch, filled = _scratch.array, 0
+            for view in parts:
+                part, at = np.frombuffer(view, np.uint8), 0
                 while at < part.size:
                     if not filled and (straight := _straight(part[at:], direct)):
                         self._write_all(file, part[at : at + straight].data)
-                        at, done = at + straight, done + straight
+                        at += straight
                         continue
                     count = min(part.size - at, _BLOCK - filled)
                     # Unlike a memoryview's, numpy's copy lets other threads run meanwhile.
@@ -195,12 +207,12 @@ class LocalStore:
                     at, filled = at + count, filled + count
                     if filled == _BLOCK:
                         self._write_all(file, scratch[:_BLOCK].data)
-                        done, filled = done + filled, 0
-            if filled:
-                whole = -(-filled // PAGE) * PAGE if direct else filled
-                self._write_all(file, scratch[:whole].data)
-            if direct:
-                self._disk.truncate(file, done + filled)
+                        filled = 0
+            pages = filled // PAGE * PAGE if direct else filled
+            self._write_all(file, scratch[:pages].data)
+            if pages < filled:  # less than a page can't be written directly
+                self._disk.go_indirect(file)
+                self._write_all(file, scratch[pages:filled].data)
         finally:
             self._disk.close(file)
 
@@ -208,6 +220,15 @@ class LocalStore:
         """A short write means a full disk, as a rule: then the next one says so."""
         while view.nbytes:
             view = view[self._disk.write(file, view) :]
+
+
+def _relative(key: str, target: str) -> str:
+    """Return the way from the folder of an object to another one."""
+    here, there = key.split("/")[:-1], target.split("/")
+    shared = 0
+    while shared < len(here) and here[shared] == there[shared]:
+        shared += 1
+    return "/".join([".."] * (len(here) - shared) + there[shared:])
 
 
 def _straight(part: npt.NDArray[np.uint8], direct: int) -> int:

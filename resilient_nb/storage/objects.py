@@ -8,12 +8,24 @@ manifest names. That is all that checkpoints need, so any S3-compatible store wi
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 StrPath: TypeAlias = str | os.PathLike[str]
+
+
+class Parts(Protocol):
+    """What an object is made of. Some, with `nbytes`, are made as they are gone through."""
+
+    def __iter__(self) -> Iterator[Buffer]: ...
+
+
+def size_of(parts: Parts) -> int:
+    """Return how many bytes parts have together."""
+    known: int | None = getattr(parts, "nbytes", None)
+    return sum(memoryview(part).nbytes for part in parts) if known is None else known
 
 
 @dataclass(frozen=True)
@@ -39,7 +51,7 @@ class ObjectStore(Protocol):
     def url(self) -> str:
         """Where it is: an absolute path, or a URL."""
 
-    def put(self, key: str, parts: Sequence[Buffer]) -> None:
+    def put(self, key: str, parts: Parts) -> None:
         """Write an object, the parts one after the other; replaces what an earlier try left."""
 
     def flush(self) -> None:

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from resilient_nb.core.places import check_url, scheme
 from resilient_nb.errors import InvalidRequest
-from resilient_nb.storage.objects import Buffer, Entry
+from resilient_nb.storage.objects import Buffer, Entry, Parts, size_of
 
 #: Larger objects are sent in parts of this many bytes, some at a time.
 PART_BYTES = 8 << 20
@@ -79,8 +79,8 @@ class RemoteStore:
     def url(self) -> str:
         return self._url
 
-    def put(self, key: str, parts: Sequence[Buffer]) -> None:
-        size = sum(memoryview(part).nbytes for part in parts)
+    def put(self, key: str, parts: Parts) -> None:
+        size = size_of(parts)
         with self._telling(key) as store:
             if size <= PART_BYTES:
                 _obstore().put(store, self._path(key), _joined(parts), use_multipart=False)
@@ -238,13 +238,12 @@ def _http_is_allowed(cloud: str, environment: Mapping[str, str]) -> bool:
     return False
 
 
-def _joined(parts: Sequence[Buffer]) -> Buffer:
-    if len(parts) == 1:
-        return memoryview(parts[0]).cast("B")
-    return b"".join(parts)
+def _joined(parts: Parts) -> Buffer:
+    views = [memoryview(part).cast("B") for part in parts]
+    return views[0] if len(views) == 1 else b"".join(views)
 
 
-def _slices(parts: Sequence[Buffer]) -> Iterator[memoryview]:
+def _slices(parts: Parts) -> Iterator[memoryview]:
     """Give the parts in small pieces: nothing is held twice for longer than it takes to send."""
     for part in parts:
         view = memoryview(part).cast("B")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from resilient_nb.core.names import split_checkpoint
 from resilient_nb.storage.contents import contents
 from resilient_nb.storage.local import PRIVATE, LocalStore
 from resilient_nb.storage.manifest import Manifest
-from resilient_nb.storage.objects import Buffer, Entry, ObjectStore, StrPath, join
+from resilient_nb.storage.objects import Entry, ObjectStore, Parts, StrPath, join, size_of
 
 #: This share of the machine's memory is left to others.
 _RESERVE = 0.1
@@ -33,8 +33,8 @@ class ShelfStore(LocalStore):
         super().__init__(root)
         self._direct = False
 
-    def put(self, key: str, parts: Sequence[Buffer]) -> None:
-        check_room(self.root, sum(memoryview(part).nbytes for part in parts))
+    def put(self, key: str, parts: Parts) -> None:
+        check_room(self.root, size_of(parts))
         folder, _, name = key.rpartition("/")
         private = join(folder, f"{PRIVATE}{uuid.uuid4().hex}")
         try:
@@ -140,7 +140,7 @@ class Doubled:
     def url(self) -> str:
         return self.first.url
 
-    def put(self, key: str, parts: Sequence[Buffer]) -> None:
+    def put(self, key: str, parts: Parts) -> None:
         # One after the other: while this thread copies, another one's write is under way. A
         # thread of its own for memory was no faster where measured.
         try:

@@ -19,20 +19,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import xxhash
 
 from resilient_nb.errors import CannotStore, CheckpointError
 from resilient_nb.storage.contents import groups, links
 from resilient_nb.storage.encoding import Codecs, encode, fit, key_of
 from resilient_nb.storage.encryption import envelope
-from resilient_nb.storage.hashing import Bytes, Seal, digest, digest_of, raw, seal, xxh3
+from resilient_nb.storage.hashing import Bytes, Seal, Sealing, digest, digest_of, raw, xxh3
 from resilient_nb.storage.keys import Keyring, keyring
 from resilient_nb.storage.manifest import DocumentRecord, Manifest, TensorRecord, manifest_json
 from resilient_nb.storage.objects import ObjectStore, join
@@ -50,6 +51,8 @@ from resilient_nb.storage.zarr3 import (
     sha256,
     split,
 )
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -87,25 +90,14 @@ class _Part:
         """Return the codecs of an array whose chunks have so many bytes."""
         return fit(self.options.codecs, join(self.identity, key), itemsize, nbytes)
 
-    def put_chunk(
-        self,
-        key: str,
-        name: str,
-        codecs: Codecs,
-        pieces: Sequence[Bytes],
-        known: Seal | None = None,
-    ) -> tuple[str, int]:
-        """Store one chunk, whose seal may be known; return the sum of what is stored, and its size.
-
-        What has codecs has no known seal: it is of what is stored.
-        """
+    def put_chunk(self, key: str, name: str, codecs: Codecs, chunk: Sealing) -> tuple[str, int]:
+        """Store one chunk; return the sum of what is stored, and its size."""
         if codecs:
-            whole = pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+            whole = chunk.pieces[0] if len(chunk.pieces) == 1 else np.concatenate(chunk.pieces)
             encoded = encode(codecs, whole.data, name, self.keys)
-            pieces = [np.frombuffer(encoded, np.uint8)]
-        end, total = known or seal(pieces)
-        self.store.put(join(self.identity, key, name), [*(piece.data for piece in pieces), end])
-        return total, sum(piece.size for piece in pieces) + len(end)
+            chunk = Sealing([np.frombuffer(encoded, np.uint8)])
+        self.store.put(join(self.identity, key, name), chunk)
+        return chunk.seal.sum, chunk.nbytes
 
 
 def hashed(
@@ -129,14 +121,20 @@ def _hashed(leaf: TensorLeaf, options: Options) -> tuple[str, dict[str, Seal]]:
     array, seals = leaf.array, {}
     if options.codecs or leaf.shard is not None or _is_small(leaf, options):
         return digest(array), {}
-    data, whole = raw(array), xxhash.xxh3_128()
+    data = raw(array)
+    whole: xxhash.xxh3_128 | None = xxhash.xxh3_128()
     chunk = split(array.shape, array.itemsize, options.chunk_bytes)
     size = int(np.prod(chunk, dtype=np.int64)) * array.itemsize
     for name, at in row_chunks(array.shape, chunk, array.itemsize):
-        found = seal([data[at]], whole)
-        if data[at].size == size:  # else padding follows
-            seals[name] = found
-    return whole.hexdigest(), seals
+        sealing = Sealing(_padded(data[at], size), whole)
+        seals[name] = sealing.done()
+        whole = sealing.whole
+    return _digest_of(whole, array), seals
+
+
+def _digest_of(whole: xxhash.xxh3_128 | None, array: npt.NDArray[Any]) -> str:
+    """Return the sum that was made of an array on the way, or make it."""
+    return digest(array) if whole is None else whole.hexdigest()
 
 
 def write_part(
@@ -244,8 +242,7 @@ def commit(store: ObjectStore, manifest: Manifest) -> None:
     data = group_json(attributes, "the manifest")
     for group in groups(manifest):
         store.put(join(identity, group, "zarr.json"), [GROUP])
-    for key, target in links(manifest).items():
-        store.link(key, target)
+    _run([partial(store.link, *link) for link in links(manifest).items()], store.threads)
     store.flush()
     try:
         store.create(join(identity, "zarr.json"), data)
@@ -300,24 +297,17 @@ def shards_digest(shards: Mapping[tuple[int, ...], str]) -> str:
     return digest_of(f"{chunk_name(index)} {shards[index]}" for index in sorted(shards))
 
 
-def _run(
-    jobs: Sequence[Callable[[], list[TensorRecord]]], threads: int
-) -> list[list[TensorRecord]]:
+def _run(jobs: Sequence[Callable[[], _T]], threads: int) -> list[_T]:
     if threads <= 1 or len(jobs) <= 1:
         return [job() for job in jobs]
-    failed = threading.Event()
-
-    def work(job: Callable[[], list[TensorRecord]]) -> list[TensorRecord]:
-        if failed.is_set():
-            return []  # nobody will see it
-        try:
-            return job()
-        except BaseException:
-            failed.set()
-            raise
-
     with ThreadPoolExecutor(threads, "checkpoint-write") as pool:
-        return list(pool.map(work, jobs))
+        futures = [pool.submit(job) for job in jobs]
+        done, waiting = wait(futures, return_when=FIRST_EXCEPTION)
+        for future in waiting:  # some job has failed, which is told at once
+            future.cancel()
+        for future in done:
+            future.result()
+        return [future.result() for future in futures]
 
 
 def _is_small(leaf: TensorLeaf, options: Options) -> bool:
@@ -337,15 +327,14 @@ def _write_array(part: _Part, name: str, leaf: TensorLeaf, found: str | None) ->
         pieces = {n: _padded(data[at], size) for n, at in row_chunks(shape, chunk, array.itemsize)}
     else:
         pieces = {chunk_name(shard.index): _padded_shard(leaf)} if array.size else {}
-    seals = {n: part.seals.get((name, n)) for n in pieces}
-    if found is None:
-        assert shard is None, f"{name} is a part, whose whole's digest isn't known here"
-        found, known = _hashed(leaf, part.options)
-        seals |= known
-    done = {
-        n: part.put_chunk(key, n, codecs, piece, None if codecs else seals[n])
-        for n, piece in pieces.items()
-    }
+    assert found is not None or shard is None, f"{name} is a part, whose whole isn't known here"
+    whole = xxhash.xxh3_128() if found is None and not codecs else None
+    done = {}
+    for n, piece in pieces.items():
+        sealing = Sealing(piece, whole, part.seals.get((name, n)))
+        done[n] = part.put_chunk(key, n, codecs, sealing)
+        whole = sealing.whole
+    found = found or _digest_of(whole, array)
     return [
         TensorRecord(
             name, part.identity, key, shape, array.dtype.name, leaf.torch_dtype, found,
@@ -405,7 +394,7 @@ def _write_pack(
     digests = digests or {name: digest(leaf.array) for name, leaf in pack.items()}
     name_of_chunk, whole, stored = chunk_name((0,)), "", 0
     if length:
-        whole, stored = part.put_chunk(key, name_of_chunk, codecs, list(values.values()))
+        whole, stored = part.put_chunk(key, name_of_chunk, codecs, Sealing([*values.values()]))
     total = max(1, sum(value.size for value in values.values()))
 
     def sums(value: Bytes) -> dict[str, str]:

@@ -125,16 +125,26 @@ def _safe_piece(piece: str) -> str:
 def split(shape: tuple[int, ...], itemsize: int, most: int) -> tuple[int, ...]:
     """Return the chunk shape that keeps chunks within `most` bytes, as far as rows allow.
 
-    Only the leading axis is split, so that each chunk is one contiguous piece of the array.
+    Only the leading axis is split, so that each chunk is one contiguous piece of the array. Zarr's
+    chunks all have one size: they are as even as can be, since the last is filled up with zeros.
     """
     if not shape:
         return ()
-    nbytes = math.prod(shape) * itemsize
-    count = min(max(1, -(-nbytes // most)), max(1, shape[0]))
-    rows = max(1, -(-shape[0] // count))
-    if count > 1 and (whole := PAGE // math.gcd(PAGE, nbytes // shape[0] or PAGE)) < rows:
-        rows -= rows % whole  # so that each chunk begins at a page, and is written from there
+    rows, row = shape[0], math.prod(shape[1:]) * itemsize
+    if rows * row > most:
+        fit = max(1, most // row)
+        # So that each chunk begins at a page, and is written from where it lies.
+        whole = PAGE // math.gcd(PAGE, row)
+        if fit >= whole:
+            rows = -(-_even(rows, fit // whole * whole) // whole) * whole
+        else:
+            rows = _even(rows, fit)
     return tuple(max(1, n) for n in (rows, *shape[1:]))
+
+
+def _even(total: int, most: int) -> int:
+    """Return the size of the fewest equal parts that have at most `most`."""
+    return -(-total // -(-total // most))
 
 
 def chunk_count(shape: Sequence[int], chunk: Sequence[int]) -> int:

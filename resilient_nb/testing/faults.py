@@ -56,8 +56,8 @@ class Watched(Disk):
     def write(self, file: int, data: Buffer) -> int:
         return int(self.around("write", super().write, file, data))
 
-    def truncate(self, file: int, size: int) -> None:
-        self.around("truncate", super().truncate, file, size)
+    def go_indirect(self, file: int) -> None:
+        self.around("go_indirect", super().go_indirect, file)
 
     def close(self, file: int) -> None:
         self.around("close", super().close, file)
@@ -102,10 +102,13 @@ class FaultyDisk(Watched):
         self.at = at
         self.count = 0
         self.struck = ""
+        self._lock = threading.Lock()
 
     def around(self, name: str, call: Callable[..., Any], *args: Any) -> Any:
-        self.count += 1
-        if self.fault is not None and self.count == self.at:
+        with self._lock:
+            self.count += 1
+            strikes = self.fault is not None and self.count == self.at
+        if self.fault is not None and strikes:
             self.struck = name
             return self._strike(self.fault, name, call, *args)
         if self.struck and self.fault in (Fault.ENOSPC, Fault.SHORT) and name in _GROWING:
@@ -255,8 +258,6 @@ class _Replay:
                 file = self._open[args[0]]
                 file.pending.append((file.position, args[1]))
                 file.position += len(args[1])
-            case "truncate":
-                self._open[args[0]].pending.append(args[1])
             case "fsync":
                 file = self._open[args[0]]
                 file.durable, file.pending = _written(file.durable, file.pending), []

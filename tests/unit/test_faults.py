@@ -63,7 +63,7 @@ def test_a_short_write_is_half_of_it(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_still_lets_go(tmp_path: Path) -> None:
-    disk = FaultyDisk(Fault.ENOSPC, 6)
+    disk = FaultyDisk(Fault.ENOSPC, 5)
     store = LocalStore(tmp_path / "a", disk)
     store.put("a", [b"1"])
     with pytest.raises(OSError, match="No space"):

@@ -191,6 +191,14 @@ def test_a_link_is_given_again_as_it_should_be(store: LocalStore) -> None:
     assert store.read("one/x") == b"one"
 
 
+def test_a_link_is_the_shortest_way(store: LocalStore) -> None:
+    """So that a run's folder can be copied by itself."""
+    store.put("run/10/model/w/x", [b"1"])
+    store.link("run/20/model/w", "run/10/model/w")
+    assert os.readlink(store.path("run/20/model/w")) == "../../10/model/w"
+    assert store.read("run/20/model/w/x") == b"1"
+
+
 def test_a_link_never_takes_the_place_of_an_object(store: LocalStore) -> None:
     store.put("one/x", [b"1"])
     store.put("b/x/old", [b"2"])

@@ -20,7 +20,9 @@ from resilient_nb.storage.tree import STORABLE_DTYPES
 from resilient_nb.storage.writing import Options
 from resilient_nb.storage.zarr3 import (
     GROUP,
+    PAGE,
     array_json,
+    chunk_count,
     chunk_index,
     chunk_name,
     document_key,
@@ -215,6 +217,21 @@ def test_chunks_are_the_array_in_pieces(shape: tuple[int, ...], itemsize: int, m
         assert chunk_index(name) == (number, *[0] * (len(shape) - 1))[: len(shape)]
         assert chunk_name(chunk_index(name)) == name
     assert at == math.prod(shape) * itemsize
+
+
+@given(st.integers(1, 10**6), st.integers(1, 20_000), st.integers(1, 64 << 20))
+def test_chunks_are_filled(rows: int, row: int, most: int) -> None:
+    """Chunks have one size, and what the last one lacks is written as zeros."""
+    chunk = split((rows, row), 1, most)
+    count = chunk_count((rows, row), chunk)
+    assert count * chunk[0] - rows < count * PAGE // math.gcd(PAGE, row)
+
+
+def test_large_chunks_begin_at_pages() -> None:
+    chunk = split((50257, 768), 4, 64 << 20)  # GPT-2's embedding
+    assert chunk == (16756, 768)
+    assert math.prod(chunk) * 4 % PAGE == 0
+    assert chunk_count((50257, 768), chunk) == 3
 
 
 def test_names_of_chunks() -> None:

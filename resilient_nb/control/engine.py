@@ -525,10 +525,10 @@ class Engine:
 
     def _samples(self, report: orders.Report) -> None:
         now = self.now()
-        for name, samples in groupby(report.samples, attrgetter("job")):
-            for sample in samples:
-                job = self._current(name, sample.epoch)
-                if job is not None:
+        for (name, epoch), samples in groupby(report.samples, attrgetter("job", "epoch")):
+            job = self._current(name, epoch)
+            if job is not None:
+                for sample in samples:
                     self._sample(job, sample, report, now)
             if name in self.world.jobs:
                 self._shell.changed(name)

@@ -31,15 +31,6 @@ _Key = tuple[str, int, int]  # job, epoch, rank
 
 
 @dataclass(slots=True)
-class _Last:
-    """What the sample before said, and when it came."""
-
-    at: float
-    read: int
-    written: int
-
-
-@dataclass(slots=True)
 class _Second:
     """What a rank's samples of one second say: `Facts` to which more is added, in place.
 
@@ -65,7 +56,7 @@ class _Second:
     round_trip: float = 0.0
     disk_free: int | None = None
 
-    def add(self, sample: Sample, seconds: float, last: _Last) -> None:
+    def add(self, sample: Sample, seconds: float, last: _Rank) -> None:
         """Add a sample, so many seconds after the last one."""
         self.seconds += seconds
         self.step = sample.step
@@ -118,6 +109,16 @@ class _Second:
         )
 
 
+@dataclass(slots=True)
+class _Rank:
+    """What the sample before said, and when it came; the row that the next is added to."""
+
+    at: float
+    read: int
+    written: int
+    row: _Second | None = None
+
+
 class Recording:
     """Gathers what samples say and has it written. It has no clock: who calls says the time.
 
@@ -135,8 +136,8 @@ class Recording:
         self.trouble = ""
         self._records = records
         self._adopted = frozenset(adopted)
-        self._last: dict[_Key, _Last] = {}
-        self._facts: dict[tuple[_Key, int], _Second] = {}
+        self._ranks: dict[_Key, _Rank] = {}
+        self._rows: list[tuple[_Key, _Second]] = []
         self._points: list[tuple[str, str, int, float]] = []
         self._written_at = 0.0
 
@@ -145,31 +146,33 @@ class Recording:
     ) -> None:
         """Take a sample of a current attempt, and how its host is; metrics are those of rank 0."""
         key = (sample.job, sample.epoch, sample.rank)
-        second = place(now, 1)
-        known = self._facts.get((key, second))
-        if known is None:
-            known = _Second(sample.epoch, second)
-            if len(self._facts) < _MOST_WAITING:
-                self._facts[key, second] = known
-            else:
-                self.lost += 1
-        self._add(key, known, sample, now)
-        known.host(round_trip, disk_free)
+        rank, second = self._ranks.get(key), place(now, 1)
+        if rank is None:
+            # Of a rank that began with us everything is new; of another, nobody knows what is.
+            adopted = key[:2] in self._adopted
+            read, written = (sample.read, sample.written) if adopted else (0, 0)
+            rank = self._ranks[key] = _Rank(now, read, written)
+        row = rank.row
+        if row is None or row.at != second:
+            row = rank.row = self._begin(key, second)
+        passed = now - rank.at
+        row.add(sample, passed if 0 <= passed <= _GAP else 0.0, rank)
+        row.host(round_trip, disk_free)
+        rank.at = now
+        if sample.read > rank.read:
+            rank.read = sample.read
+        if sample.written > rank.written:
+            rank.written = sample.written
         if sample.rank == 0 and sample.points:
             self._add_points(sample)
 
-    def _add(self, key: _Key, known: _Second, sample: Sample, now: float) -> None:
-        last = self._last.get(key)
-        if last is None:
-            # Of a rank that began with us everything is new; of another, nobody knows what is.
-            adopted = key[:2] in self._adopted
-            last = self._last[key] = _Last(
-                now, sample.read if adopted else 0, sample.written if adopted else 0
-            )
-        passed = now - last.at
-        known.add(sample, passed if 0 <= passed <= _GAP else 0.0, last)
-        last.at = now
-        last.read, last.written = max(sample.read, last.read), max(sample.written, last.written)
+    def _begin(self, key: _Key, second: int) -> _Second:
+        row = _Second(key[1], second)
+        if len(self._rows) < _MOST_WAITING:
+            self._rows.append((key, row))
+        else:
+            self.lost += 1
+        return row
 
     def _add_points(self, sample: Sample) -> None:
         new = [
@@ -189,21 +192,21 @@ class Recording:
             current: says whether an epoch of a job is its current attempt, in any way that is
                 true or false: ranks of others are forgotten.
         """
-        waiting = len(self._facts) + len(self._points)
+        waiting = len(self._rows) + len(self._points)
         pause = _SELDOM if self.trouble and waiting > _MANY else EVERY
         if abs(now - self._written_at) < pause or not waiting:
             return
         self._written_at = now
         self.write()
-        gone = [key for key in self._last if not current(key[0], key[1])]
+        gone = [key for key in self._ranks if not current(key[0], key[1])]
         for key in gone:
-            del self._last[key]
+            del self._ranks[key]
 
     def write(self) -> None:
         """Write what is new. It never raises."""
-        if not self._facts and not self._points:
+        if not self._rows and not self._points:
             return
-        rows = [(key[0], key[2], row.facts()) for (key, _), row in self._facts.items()]
+        rows = [(job, rank, row.facts()) for (job, _, rank), row in self._rows]
         try:
             self._records.write(self._points, rows)
             self.trouble = ""
@@ -216,8 +219,10 @@ class Recording:
             logger.exception("measurements can't be written")
             self.lost += len(rows) + len(self._points)
             self.trouble = str(error) or type(error).__name__
-        self._facts.clear()
+        self._rows.clear()
         self._points.clear()
+        for known in self._ranks.values():
+            known.row = None
 
     def readable(self) -> Records:
         """Return the records, with all that is known in them."""

@@ -18,7 +18,7 @@ from resilient_nb.core import events as ev
 from resilient_nb.core import hangs
 from resilient_nb.core.causes import HANG, amount
 from resilient_nb.core.model import Job, StopReason
-from resilient_nb.core.stragglers import Made, Race
+from resilient_nb.core.stragglers import Race
 from resilient_nb.core.trends import Rise, rise_to
 from resilient_nb.wire.orders import Sample
 
@@ -109,7 +109,8 @@ class Watching:
             known.base = sample.step
         if sample.steps:
             self._stepped(job, gang, known, now)
-        if sample.stopped or max(sample.silent_s, sample.idle_s) >= _patience(job):
+        patience = job.spec.hang_after or hangs.PATIENCE
+        if sample.stopped or sample.silent_s >= patience or sample.idle_s >= patience:
             self._suspects.add(job.id)
         if sample.limit:
             self._note_memory(job, known, now)
@@ -169,7 +170,7 @@ class Watching:
         rank.steps += sample.steps
         rank.stepped_at = now
         if gang.race is not None:
-            found = gang.race.add(sample.rank, Made(sample.steps, sample.compute_s))
+            found = gang.race.add(sample.rank, sample.steps, sample.compute_s)
             if found is not None:
                 self._moving.straggles(job, found, now)
 
@@ -194,10 +195,6 @@ def _suspected(job: Job, ranks: list[_Rank]) -> bool:
     """Whether a job was taken to hang before where it is now, give or take a step."""
     step = max((rank.last.step for rank in ranks), default=0)
     return any(f.cause == HANG and abs(f.step - step) <= 1 for f in job.failures)
-
-
-def _patience(job: Job) -> float:
-    return job.spec.hang_after or hangs.PATIENCE
 
 
 def _warning(sample: Sample, rise: Rise) -> str:

@@ -16,15 +16,16 @@ FACTOR, STEPS, SECONDS, _WORTH = 2.0, 20, 5.0, 0.002
 WINDOW = 5
 
 
-@dataclass(frozen=True)
-class Made:
+@dataclass(slots=True)
+class _Made:
     """Steps that a rank has made, and the seconds that it computed for them."""
 
     steps: int = 0
     compute_s: float = 0.0
 
-    def __add__(self, other: Made) -> Made:
-        return Made(self.steps + other.steps, self.compute_s + other.compute_s)
+    def add(self, steps: int, compute_s: float) -> None:
+        self.steps += steps
+        self.compute_s += compute_s
 
 
 @dataclass(frozen=True)
@@ -45,14 +46,19 @@ class Race:
 
     def __init__(self, ranks: int) -> None:
         self.stragglers: frozenset[int] = frozenset()
-        self._window = dict.fromkeys(range(ranks), Made())
-        self._slow = dict.fromkeys(range(ranks), Made())
+        self._window = {rank: _Made() for rank in range(ranks)}
+        self._slow = {rank: _Made() for rank in range(ranks)}
         self._behind = set(self._window)  # who hasn't made a window's steps
 
-    def add(self, rank: int, made: Made) -> Straggler | None:
-        """Take more steps of a rank; return who straggles, if that shows now."""
-        self._window[rank] += made
-        if self._window[rank].steps >= WINDOW:
+    def add(self, rank: int, steps: int, compute_s: float) -> Straggler | None:
+        """Take more steps of a rank, and the seconds that it computed for them.
+
+        Returns:
+            Who straggles, if that shows now.
+        """
+        made = self._window[rank]
+        made.add(steps, compute_s)
+        if made.steps >= WINDOW:
             self._behind.discard(rank)
         return None if self._behind else self._compare()
 
@@ -61,8 +67,11 @@ class Race:
         usual = median_low(takes.values())
         for rank, made in self._window.items():
             slow = takes[rank] > FACTOR * usual and takes[rank] - usual > _WORTH
-            self._slow[rank] = self._slow[rank] + made if slow else Made()
-        self._window = dict.fromkeys(takes, Made())
+            if slow:
+                self._slow[rank].add(made.steps, made.compute_s)
+            else:
+                self._slow[rank] = _Made()
+        self._window = {rank: _Made() for rank in takes}
         self._behind = set(takes)
         self.stragglers = frozenset(
             r for r, s in self._slow.items() if s.steps >= STEPS and s.compute_s >= SECONDS

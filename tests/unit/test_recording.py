@@ -105,7 +105,7 @@ def test_it_is_written_every_now_and_then(journal: MemoryJournal) -> None:
         kept.sample(a_sample(steps=1), START + at)
         kept.write_if_due(START + at, lambda job, epoch: written < 3)  # noqa: B023
         assert whole(journal).steps == written
-    assert not kept._last  # of an attempt that is over
+    assert not kept._ranks  # of an attempt that is over
 
 
 def test_a_full_disk_costs_nothing_if_it_passes() -> None:

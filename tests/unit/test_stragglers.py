@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resilient_nb.core.stragglers import FACTOR, SECONDS, STEPS, WINDOW, Made, Race, Straggler
+from resilient_nb.core.stragglers import FACTOR, SECONDS, STEPS, WINDOW, Race, Straggler
 
 
 def run(race: Race, takes: list[float], steps: int, at_once: int = 5) -> list[Straggler]:
@@ -13,7 +13,7 @@ def run(race: Race, takes: list[float], steps: int, at_once: int = 5) -> list[St
     found = []
     for _ in range(-(-steps // at_once)):
         for rank, each in enumerate(takes):
-            straggler = race.add(rank, Made(at_once, at_once * each))
+            straggler = race.add(rank, at_once, at_once * each)
             found += [straggler] if straggler is not None else []
     return found
 
@@ -63,4 +63,4 @@ def test_tiny_steps_are_not_worth_a_restart() -> None:
 
 def test_all_ranks_are_waited_for() -> None:
     race = Race(2)
-    assert all(race.add(0, Made(5, 5.0)) is None for _ in range(100))
+    assert all(race.add(0, 5, 5.0) is None for _ in range(100))

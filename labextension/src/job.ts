@@ -252,5 +252,5 @@ class HeldJob implements IJobModel {
 
 // A rank that nothing is known of yet, though a later one is.
 function unseen(rank: number): RankRow {
-  return [rank, "", "", 0, 0, null, 0, 0, 0, "", 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, false];
+  return [rank, "", "", 0, 0, null, 0, 0, 0, "", 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, null, 0, false];
 }

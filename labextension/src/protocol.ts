@@ -1,7 +1,7 @@
 // Made by `python -m resilient_nb.wire.typescript` from the messages of resilient_nb/wire/feed.py.
 // Do not edit. A number that isn't finite arrives as null, whatever its type says.
 
-export const PROTOCOL = 5;
+export const PROTOCOL = 6;
 
 /**
  * POST `resilient-nb/actions`: one click.
@@ -474,7 +474,7 @@ export interface JobView {
 export type Kind = "added" | "changed" | "equal" | "removed" | "reshaped" | "retyped";
 
 /**
- * One rank now. `rate` in steps/s, `cpu` in cores, `rss` in bytes.
+ * One rank now. `rate` in steps/s, `cpu` in cores, `gpu` as a part, `rss` in bytes.
  */
 export interface LiveRank {
   rank: number;
@@ -499,6 +499,8 @@ export interface LiveRank {
   read: number;
   written: number;
   missing: string[];
+  gpu: number | null;
+  gpu_memory: number;
 }
 
 /**
@@ -591,7 +593,7 @@ export interface Proposal {
 /**
  * One rank now: a `LiveRank` as a JSON array, in this order; `straggler` holds others up.
  */
-export type RankRow = [rank: number, state: string, host: string, pid: number, step: number, total_steps: number | null, rate: number, rss: number, cpu: number, phase: string, phase_s: number, data_s: number, compute_s: number, wait_s: number, checkpoint_s: number, longest_s: number, peak_rss: number, limit: number, read: number, written: number, straggler: boolean];
+export type RankRow = [rank: number, state: string, host: string, pid: number, step: number, total_steps: number | null, rate: number, rss: number, cpu: number, phase: string, phase_s: number, data_s: number, compute_s: number, wait_s: number, checkpoint_s: number, longest_s: number, peak_rss: number, limit: number, read: number, written: number, gpu: number | null, gpu_memory: number, straggler: boolean];
 
 /**
  * The body of every answer that isn't a success: a stable code and a sentence.
@@ -781,5 +783,7 @@ export const RANK = {
   limit: 17,
   read: 18,
   written: 19,
-  straggler: 20,
+  gpu: 20,
+  gpu_memory: 21,
+  straggler: 22,
 } as const;

@@ -68,7 +68,8 @@ function rankRow(rank: LiveRank): RankRow {
   return [
     rank.rank, rank.state, rank.host, rank.pid, rank.step, rank.total_steps, rank.rate, rank.rss,
     rank.cpu, rank.phase, rank.phase_s, rank.data_s, rank.compute_s, rank.wait_s,
-    rank.checkpoint_s, rank.longest_s, rank.peak_rss, rank.limit, rank.read, rank.written, false
+    rank.checkpoint_s, rank.longest_s, rank.peak_rss, rank.limit, rank.read, rank.written,
+    rank.gpu ?? null, rank.gpu_memory ?? 0, false
   ];
 }
 

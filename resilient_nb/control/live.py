@@ -129,7 +129,7 @@ class _Rank:
             self.rank, self.state, self.host, self.pid, self.step, self.total_steps, said.rate,
             said.rss, said.cpu, said.phase, said.phase_s, self._data / steps,
             self._compute / steps, self._wait / steps, self._checkpoint / steps, self._longest,
-            said.peak_rss, said.limit, said.read, said.written,
+            said.peak_rss, said.limit, said.read, said.written, said.gpu, said.gpu_memory,
         )  # fmt: skip
 
 

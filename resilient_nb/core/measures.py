@@ -277,3 +277,11 @@ def _of_ranks(ranks: Sequence[tuple[tuple[str, ...], LiveRank]]) -> Iterator[Mea
         "resilient_rank_cpu_cores", "CPU cores that a rank uses.", labels,
         tuple((own, row.cpu) for own, row in ranks if row.cpu),
     )  # fmt: skip
+    yield Measure(
+        "resilient_rank_gpu_busy_ratio", "The part of the time in which its GPU computes.", labels,
+        tuple((own, row.gpu) for own, row in ranks if row.gpu is not None),
+    )  # fmt: skip
+    yield Measure(
+        "resilient_rank_gpu_memory_bytes", "Memory of its GPU that a rank has reserved.", labels,
+        tuple((own, float(row.gpu_memory)) for own, row in ranks if row.gpu_memory),
+    )  # fmt: skip

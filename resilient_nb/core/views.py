@@ -27,7 +27,7 @@ from resilient_nb.core.world import World
 
 @dataclass(frozen=True)
 class LiveRank:
-    """One rank now. `rate` in steps/s, `cpu` in cores, `rss` in bytes."""
+    """One rank now. `rate` in steps/s, `cpu` in cores, `gpu` as a part, `rss` in bytes."""
 
     rank: int
     state: str = "starting"  # starting, running, checkpointing, finished, ended
@@ -51,6 +51,8 @@ class LiveRank:
     read: int = 0  # bytes, in this attempt
     written: int = 0
     missing: tuple[str, ...] = ()  # declared inputs that it can't read now
+    gpu: float | None = None  # the part of the time in which it computes
+    gpu_memory: int = 0  # that PyTorch has reserved there, in bytes
 
 
 @dataclass(frozen=True)

@@ -366,7 +366,7 @@ def _shortened(path: str) -> str:
 
 def _ranks(ranks: Sequence[LiveRank]) -> Table:
     shown, hidden = ranks[:_MOST_RANKS], ranks[_MOST_RANKS:]
-    more = ""
+    with_gpu, more = any(map(_has_gpu, shown)), ""
     if hidden:
         steps = [r.step for r in hidden]
         more = f"… {words.count(len(hidden), 'more rank')}, at steps {min(steps)} to {max(steps)}"
@@ -376,14 +376,15 @@ def _ranks(ranks: Sequence[LiveRank]) -> Table:
             Column("rank", "right"), Column("state", "state"), Column("step", "right"),
             Column("rate", "right"), Column("data", "right"), Column("compute", "right"),
             Column("wait", "right"), Column("memory", "right"), Column("cores", "right"),
-            Column("host"), Column("pid", "right"),
+            # A line has room for one of them.
+            Column("host"), Column("GPU" if with_gpu else "pid", "right"),
         ),
-        tuple(_rank(row) for row in shown),
+        tuple(_rank(row, with_gpu) for row in shown),
         more,
     )  # fmt: skip
 
 
-def _rank(row: LiveRank) -> tuple[str, ...]:
+def _rank(row: LiveRank, with_gpu: bool) -> tuple[str, ...]:
     timed = row.data_s + row.compute_s + row.wait_s > 0
     return (
         str(row.rank),
@@ -394,8 +395,18 @@ def _rank(row: LiveRank) -> tuple[str, ...]:
         _memory(row),
         f"{row.cpu:.2f}" if row.cpu else "-",
         row.host or "-",
-        str(row.pid or "-"),
+        _gpu(row) if with_gpu else str(row.pid or "-"),
     )
+
+
+def _has_gpu(row: LiveRank) -> bool:
+    return row.gpu is not None or row.gpu_memory > 0
+
+
+def _gpu(row: LiveRank) -> str:
+    busy = f"{100 * row.gpu:.0f} %" if row.gpu is not None else ""
+    memory = words.size(row.gpu_memory) if row.gpu_memory else ""
+    return " ".join(filter(None, (busy, memory))) or "-"
 
 
 def _memory(row: LiveRank) -> str:

@@ -35,6 +35,7 @@ from resilient_nb.rank import chaos
 from resilient_nb.rank.boundary import Boundary, Left, Parts
 from resilient_nb.rank.divergence import LossWatch
 from resilient_nb.rank.failure import pack_error
+from resilient_nb.rank.gpu import Gpu
 from resilient_nb.rank.group import Group
 from resilient_nb.rank.inputs import Channel, Inputs, received
 from resilient_nb.rank.leaving import Leaving
@@ -141,6 +142,8 @@ class _Rank:
         _seed(attempt.seed)
         namespace = _namespace(attempt)
         group = Group(attempt, self._rank, seat, rendezvous, self._telemetry.phases)
+        if group.device.type == "cuda":
+            self._telemetry.gpu = Gpu(group.device)
         self._leaving = Leaving(group, self._underway, self._leave_now)
         stored = Stored(_start(attempt, seat.shelf), self._rank) if attempt.start_id else None
         if seat.shelf:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 
 from resilient_nb.core.model import Cadence
+from resilient_nb.rank.gpu import Gpu
 from resilient_nb.rank.phases import Phases
 from resilient_nb.supervisor.reached import Reached
 from resilient_nb.wire.orders import Attempt, Sample
@@ -26,6 +27,7 @@ class Telemetry:
         self.looping = False
         self.cadence: Cadence | None = None
         self.phases = Phases()
+        self.gpu: Gpu | None = None
         self.missing: tuple[str, ...] = ()  # declared inputs that can't be read now
         self._points: list[tuple[int, Mapping[str, float]]] = []
         self._latest: dict[str, float] = {}
@@ -76,6 +78,8 @@ class Telemetry:
             checkpoint_s=spent.checkpoint_s,
             longest_s=spent.longest_s,
             missing=self.missing,
+            gpu=self.gpu.busy() if self.gpu is not None else None,
+            gpu_memory=self.gpu.memory() if self.gpu is not None else 0,
         )
 
     def _measure(self) -> None:

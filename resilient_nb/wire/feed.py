@@ -150,6 +150,8 @@ class RankRow(NamedTuple):
     limit: int
     read: int
     written: int
+    gpu: float | None
+    gpu_memory: int
     straggler: bool = False
 
 

@@ -291,6 +291,8 @@ class Sample(NamedTuple):
         peak_rss, limit: of memory, in bytes.
         read, written: bytes that the process has read and written so far.
         missing: names of data that the cell declared and that can't be read now.
+        gpu: the part of the time in which its GPU computes, if it has one that tells.
+        gpu_memory: bytes that it has reserved there.
     """
 
     job: str
@@ -323,6 +325,8 @@ class Sample(NamedTuple):
     read: int = 0
     written: int = 0
     missing: tuple[str, ...] = ()
+    gpu: float | None = None
+    gpu_memory: int = 0
 
     def after(self, earlier: Sample | None) -> Sample:
         """Return this with what is new in an earlier one that was not passed on."""

@@ -27,7 +27,9 @@ HOSTS = (HostView("h0", 4, 3, ("tcp://h0",), True, store_free=1 << 30),)
 
 def rows(job: str) -> list[LiveRank]:
     """Return two ranks, the second one slow."""
-    quick = LiveRank(0, "running", "h0", 1, 10, 100, 5.0, rss=100, cpu=1.0, limit=200)
+    quick = LiveRank(
+        0, "running", "h0", 1, 10, 100, 5.0, rss=100, cpu=1.0, limit=200, gpu=0.5, gpu_memory=7
+    )
     slow = LiveRank(1, "running", "h0", 2, 9, 100, 4.0, rss=50, cpu=0.5, data_s=0.1, compute_s=0.2)
     return [quick, slow]
 
@@ -73,7 +75,8 @@ def test_what_is_measured() -> None:
     assert value(known["resilient_job_steps_per_second"], *job) == 4.0  # the slowest's
     assert value(known["resilient_job_phase_seconds"], *job, "compute") == 0.2
     assert value(known["resilient_rank_memory_bytes"], *job, "1", "h0") == 50
-    assert [labels[-2] for labels, _ in known["resilient_rank_memory_limit_bytes"].rows] == ["0"]
+    for name in ("memory_limit_bytes", "gpu_busy_ratio", "gpu_memory_bytes"):
+        assert [labels[-2] for labels, _ in known[f"resilient_rank_{name}"].rows] == ["0"]
     assert value(known["resilient_left_out"]) == 0
 
 

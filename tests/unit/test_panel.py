@@ -316,6 +316,17 @@ def test_a_job_shows_its_group_what_it_waits_for_and_the_admin_lane() -> None:
         assert "group" not in panel_text(a_job(group=none), moment=MOMENT)
 
 
+def test_gpus_are_shown_where_there_are_any() -> None:
+    assert "GPU" not in panel_text(a_job(ranks=(a_rank(0), a_rank(1))), moment=MOMENT)
+    told = replace(a_rank(0), gpu=0.29, gpu_memory=3 << 30)
+    quiet = replace(a_rank(1), gpu_memory=5 << 30)  # of a part of a GPU, say
+    ranks = (told, quiet, a_rank(2))
+    text = panel_text(a_job(ranks=ranks), moment=MOMENT)
+    assert "GPU" in text
+    assert "29 % 3.00 GiB" in text
+    assert "5.00 GiB" in text
+
+
 def test_an_elastic_gang_shows_workers_held_and_ranks() -> None:
     ranks = tuple(map(a_rank, range(8)))
     running = panel_text(a_job(max_workers=8, held=3, ranks=ranks), moment=MOMENT)

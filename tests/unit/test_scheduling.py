@@ -523,8 +523,9 @@ def test_shares_converge_to_entitlement(kinds: dict[str, tuple[int, float]]) -> 
     served = cluster.served
     total = sum(served.values())
     for user in USERS:
-        # A third each, give or take the tolerance and a gang or two of a small cluster.
-        assert served[user] / total == pytest.approx(1 / 3, abs=ranking.TOLERANCE / 3 + 0.02)
+        # A third each, give or take the tolerance and half a slot of the cluster's ten: gangs of
+        # three and four slots leave holes that only others fit in.
+        assert served[user] / total == pytest.approx(1 / 3, abs=ranking.TOLERANCE / 3 + 0.05)
 
 
 @laws

@@ -45,7 +45,7 @@ export function boardRow(id: string, given: Partial<BoardRow> = {}): BoardRow {
 export function rankRow(rank: number, step = 10): RankRow {
   return [
     rank, "running", "host-0", 4000 + rank, step, 500, 4, 1e9, 0.9, "compute", 0.1, 0.01, 0.2,
-    0.03, 0, 0.3, 2e9, 4e9, 0, 0, false
+    0.03, 0, 0.3, 2e9, 4e9, 0, 0, null, 0, false
   ];
 }
 

@@ -8,7 +8,7 @@ import type { RankRow } from "../protocol";
 import { sign } from "../states";
 import { short } from "../times";
 import type { IPanel } from "./context";
-import { LINE, ordered, reveal, span } from "./window";
+import { hasGpu, LINE, ordered, reveal, span } from "./window";
 import type { ISpan, RankKey } from "./window";
 
 /** Lines seen at a time, at most. */
@@ -51,15 +51,17 @@ export class Ranks extends Component<IRanksProps, IRanksState> {
     const height = this.height(rows.length);
     const { first, end } = span(this.top, height, rows.length);
     const at = rows.findIndex(row => row[RANK.rank] === this.state.chosen);
+    const gpu = rows.some(hasGpu);
+    const columns = this.columns(gpu);
     return (
       <div
         ref={this.grid}
-        class="rnb-Ranks"
+        class={`rnb-Ranks${gpu ? " rnb-mod-gpu" : ""}`}
         role="grid"
         tabIndex={0}
         aria-label={trans.__("Ranks")}
         aria-rowcount={rows.length + 1}
-        aria-colcount={this.columns().length}
+        aria-colcount={columns.length}
         aria-activedescendant={at >= first && at < end ? `${uid}-rank-${at}` : undefined}
         style={{ height: `${height + LINE + 2}px` }}
         onKeyDown={this.onKeyDown}
@@ -67,18 +69,21 @@ export class Ranks extends Component<IRanksProps, IRanksState> {
       >
         <div role="rowgroup" class="rnb-Ranks-head">
           <div role="row" aria-rowindex={1} class="rnb-Ranks-row">
-            {this.columns().map(([key, name, title]) => this.head(key, name, title))}
+            {columns.map(([key, name, title]) => this.head(key, name, title))}
           </div>
         </div>
         <div role="rowgroup" class="rnb-Ranks-body" style={{ height: `${rows.length * LINE}px` }}>
-          {rows.slice(first, end).map((row, i) => this.line(row, first + i, first + i === at))}
+          {rows
+            .slice(first, end)
+            .map((row, i) => this.line(row, first + i, first + i === at, gpu))}
         </div>
       </div>
     );
   }
 
-  private columns(): [RankKey, string, string][] {
+  private columns(gpu: boolean): [RankKey, string, string][] {
     const { trans } = this.props.panel;
+    const told = trans.__("Time in which the GPU computes, and its memory that the rank has reserved");
     return [
       ["rank", trans.__("Rank"), ""],
       ["state", trans.__("State"), ""],
@@ -89,6 +94,7 @@ export class Ranks extends Component<IRanksProps, IRanksState> {
       ["wait_s", trans.__("Wait"), trans.__("Time of a step spent waiting for other ranks")],
       ["rss", trans.__("Memory"), trans.__("Memory in use, and its share of the limit")],
       ["cpu", trans.__("CPU"), trans.__("Cores in use")],
+      ...(gpu ? [["gpu", trans.__("GPU"), told] as [RankKey, string, string]] : []),
       ["host", trans.__("Host"), ""],
       ["pid", trans.__("Pid"), ""],
       ["straggler", trans.__("Note"), trans.__("Whether it holds the others up")]
@@ -108,7 +114,7 @@ export class Ranks extends Component<IRanksProps, IRanksState> {
     );
   }
 
-  private line(row: RankRow, index: number, chosen: boolean) {
+  private line(row: RankRow, index: number, chosen: boolean, gpu: boolean) {
     const { panel } = this.props;
     const { trans } = panel;
     const timed = row[RANK.data_s] + row[RANK.compute_s] + row[RANK.wait_s] > 0;
@@ -141,6 +147,7 @@ export class Ranks extends Component<IRanksProps, IRanksState> {
         <div role="gridcell">{time(row[RANK.wait_s])}</div>
         <div role="gridcell">{memory(row)}</div>
         <div role="gridcell">{row[RANK.cpu] ? row[RANK.cpu].toFixed(2) : NOTHING}</div>
+        {gpu ? <div role="gridcell">{gpuOf(row)}</div> : null}
         <div role="gridcell" class="rnb-Ranks-host" title={oneLine(row[RANK.host])}>
           {oneLine(row[RANK.host]) || NOTHING}
         </div>
@@ -232,6 +239,13 @@ export class Ranks extends Component<IRanksProps, IRanksState> {
   private places: readonly number[] = [];
   private sortedBy = "";
   private sortedAt = 0;
+}
+
+function gpuOf(row: RankRow): string {
+  const busy = row[RANK.gpu];
+  const reserved = row[RANK.gpu_memory];
+  const parts = [busy === null ? "" : `${Math.round(100 * busy)} %`, reserved ? size(reserved) : ""];
+  return parts.filter(Boolean).join(" ") || NOTHING;
 }
 
 function memory(row: RankRow): string {

@@ -53,9 +53,15 @@ export type RankKey =
   | "wait_s"
   | "rss"
   | "cpu"
+  | "gpu"
   | "host"
   | "pid"
   | "straggler";
+
+/** Return whether a rank has a GPU that something is known of. */
+export function hasGpu(row: RankRow): boolean {
+  return row[RANK.gpu] !== null || row[RANK.gpu_memory] > 0;
+}
 
 /** Return the ranks in order of a column; ties in order of ranks. */
 export function ordered(rows: readonly RankRow[], key: RankKey, down: boolean): RankRow[] {

@@ -2,6 +2,7 @@ import { press, stage, until } from "./stage";
 import type { IStage } from "./stage";
 
 import { HOSTILE, boardRow, checkpoint, failure, jobView, rankRow, runOf } from "../../__tests__/builders";
+import { RANK } from "../../protocol";
 import type { BoardRow } from "../../protocol";
 import { Refusal } from "../../tokens";
 
@@ -235,6 +236,22 @@ describe("the timeline", () => {
     await until(() => shown.feed.acted.length === 1);
     expect(shown.feed.acted[0]).toMatchObject({ verb: "tag", name: "good" });
     expect(shown.actions.askName.mock.calls[1]?.[1]).toContain("Use 1 to 64");
+  });
+});
+
+describe("GPUs", () => {
+  it("have a column where a rank has one", async () => {
+    shown = stage({ ranks: [rankRow(0), rankRow(1)] });
+    const texts = (selector: string) =>
+      Array.from(shown.node.querySelectorAll(selector), found => found.textContent ?? "");
+    const heads = () => texts("[role=columnheader]");
+    await there("[role=grid]");
+    expect(heads()).not.toContain("GPU");
+    const told = Object.assign(rankRow(1), { [RANK.gpu]: 0.29, [RANK.gpu_memory]: 3 * 2 ** 30 });
+    shown.tell({ ranks: [told] });
+    await until(() => heads().includes("GPU"));
+    expect(texts(".rnb-Ranks-body [role=row]")[1]).toContain("29 % 3");
+    expect(shown.find("[role=grid]").getAttribute("aria-colcount")).toBe(String(heads().length));
   });
 });
 

@@ -195,8 +195,9 @@ class Saver:
         slots = {**snapshot.slots, **snapshot.own_slots}
         wanted = {stored: slots[name] for stored, name in share.write.items()}
         records = self._writer(
-            "write", self._runs, identity, wanted, share.digests, self._rank, self._options
-        )
+            "write", self._runs, identity, wanted, share.digests, self._rank, self._options,
+            self._kept(share),
+        )  # fmt: skip
         part = self._written(snapshot, share, records)
         parts = self._gather(request.step, "part", part, Written, to_all=False)
         if self._rank != 0:
@@ -231,6 +232,13 @@ class Saver:
         views = self._gather(step, "view", view, View, to_all=True)
         _check_keys(views)
         return divide(views, self._rank)
+
+    def _kept(self, share: Share) -> tuple[TensorRecord, ...]:
+        """Return what is stored already; only rank 0 knows where."""
+        if self._rank != 0 or self._base is None:
+            return ()
+        names = set(share.reuse)
+        return tuple(t for t in self._base.tensors if t.name in names)
 
     def _reusable(self) -> dict[str, str]:
         """Return what the checkpoint before has, as far as it is stored as it would be now.

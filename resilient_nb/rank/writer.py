@@ -12,7 +12,7 @@ import mmap
 import os
 import signal
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any, NoReturn, Protocol
 
@@ -90,14 +90,17 @@ class Work:
         found: Mapping[str, str],
         rank: int,
         options: Options,
+        kept: Sequence[TensorRecord] = (),
     ) -> dict[str, TensorRecord]:
         """Store tensors; return their records. `slots` by the name that each is stored under.
 
-        They are as they were when their digests were asked for.
+        They are as they were when their digests were asked for. `kept` are stored already.
         """
         leaves = self._leaves(slots)
         place, seals = self._store(store), self._seals
-        return write_part(place, identity, leaves, found, rank=rank, options=options, seals=seals)
+        return write_part(
+            place, identity, leaves, found, rank=rank, options=options, seals=seals, kept=kept
+        )
 
     def commit(self, store: str, manifest: Manifest, documents: Mapping[str, Json]) -> Manifest:
         """Store documents and make it all a checkpoint; return the whole manifest."""

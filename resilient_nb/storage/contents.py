@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -63,7 +63,10 @@ def contents(manifest: Manifest) -> dict[str, Piece]:
 def groups(manifest: Manifest) -> list[str]:
     """Return the keys of all groups in a checkpoint's folder, but for its root."""
     own = {key for at, key in manifest.arrays if at == manifest.id}
-    return sorted({key.partition("/")[0] for key in (*own, *_elsewhere(manifest))} | {"state"})
+    return sorted(
+        {key.partition("/")[0] for key in (*own, *_elsewhere(manifest.id, manifest.tensors))}
+        | {"state"}
+    )
 
 
 def links(manifest: Manifest) -> Mapping[str, str]:
@@ -71,13 +74,18 @@ def links(manifest: Manifest) -> Mapping[str, str]:
 
     They are of other checkpoints, or of tensors to which others are tied.
     """
-    found = _elsewhere(manifest)
-    return {join(manifest.id, key): join(r.at, r.key) for key, r in found.items()}
+    return links_of(manifest.id, manifest.tensors)
 
 
-def _elsewhere(manifest: Manifest) -> dict[str, TensorRecord]:
-    arrays = {safe_key(record.name): record for record in manifest.tensors if record.offset is None}
-    own = {key for at, key in manifest.arrays if at == manifest.id}
+def links_of(identity: str, tensors: Iterable[TensorRecord]) -> Mapping[str, str]:
+    """Return the same for some tensors of a checkpoint."""
+    found = _elsewhere(identity, tuple(tensors))
+    return {join(identity, key): join(r.at, r.key) for key, r in found.items()}
+
+
+def _elsewhere(identity: str, tensors: Sequence[TensorRecord]) -> dict[str, TensorRecord]:
+    arrays = {safe_key(record.name): record for record in tensors if record.offset is None}
+    own = {record.key for record in tensors if record.at == identity}
     return {key: record for key, record in arrays.items() if key not in own}
 
 

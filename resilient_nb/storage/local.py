@@ -173,6 +173,9 @@ class LocalStore:
             made = self._make(folder.parent)
             with suppress(FileExistsError):  # made by somebody else meanwhile
                 self._disk.mkdir(folder)
+        if folder.parent == self.root:
+            with suppress(OSError):  # it is only faster
+                self._disk.spread(folder)
         return (*made, folder)
 
     def _publish(self, private: Path, path: Path) -> None:

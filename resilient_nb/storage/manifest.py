@@ -170,6 +170,19 @@ def manifest_from(body: Mapping[str, Any]) -> Manifest:
     return msgspec.convert({**body, "metrics": metrics}, Manifest)
 
 
+def manifest_at_once(text: bytes) -> Manifest | None:
+    """Return the manifest in the text that `manifest_json` gave, in half the time.
+
+    None if it takes a closer look: something is hidden, a metric is no number, its form is
+    another.
+    """
+    try:
+        manifest = msgspec.json.decode(text, type=Manifest)
+    except msgspec.MsgspecError:
+        return None
+    return manifest if manifest.format == FORMAT and not manifest.key_id else None
+
+
 def checkpoint_of(manifest: Manifest) -> Checkpoint:
     """Return a whole checkpoint as the journal has it."""
     new = [t for t in manifest.tensors if t.at == manifest.id and t.tied is None]

@@ -16,7 +16,6 @@ from functools import cached_property, partial
 from itertools import product
 from typing import Any, NoReturn, TypeVar
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import xxhash
@@ -32,6 +31,7 @@ from resilient_nb.storage.manifest import (
     DocumentRecord,
     Manifest,
     TensorRecord,
+    manifest_at_once,
     manifest_from,
     revealed,
 )
@@ -47,6 +47,9 @@ _Record = TypeVar("_Record")
 # What is around the manifest in a root group, as `commit` writes it.
 _BEFORE = b'{"zarr_format":3,"node_type":"group","attributes":{"resilient_nb":'
 _BEHIND, _END = b',"resilient_nb_sha256":"', b'"}}'
+#: Small tensors of less than this together take steps of Python more than they take reads: in
+#: several threads these would wait for each other.
+_LITTLE = 1 << 20
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.EIO)
 
 
@@ -78,8 +81,12 @@ def open_at(store: ObjectStore, identity: str, *, private: bool = True) -> Check
     data = root_of(store, identity)
     if data is None:
         raise CheckpointError(f"{place} holds no committed checkpoint.")
+    text = _intact(data)
+    manifest = manifest_at_once(text) if text is not None else None
+    if manifest is not None:
+        return Checkpoint(store, identity, manifest)
     try:
-        body, intact = _body(data)
+        body, intact = _body(data, text)
     except (ValueError, KeyError, TypeError, CannotStore) as error:
         raise _damaged(identity, "the manifest", f"is unreadable ({error})") from error
     if not intact:
@@ -101,19 +108,21 @@ def open_at(store: ObjectStore, identity: str, *, private: bool = True) -> Check
     return Checkpoint(store, identity, manifest)
 
 
-def _body(data: bytes) -> tuple[dict[str, Any], bool]:
-    """Return the manifest in a root group, and whether it is as it was written.
+def _intact(data: bytes) -> bytes | None:
+    """Return the manifest's text in a root group that is as `commit` wrote it, else None."""
+    text = data[len(_BEFORE) : data.rfind(_BEHIND)]
+    total = hashlib.sha256(text).hexdigest().encode()
+    return text if data == b"".join((_BEFORE, text, _BEHIND, total, _END)) else None
+
+
+def _body(data: bytes, text: bytes | None) -> tuple[dict[str, Any], bool]:
+    """Return the manifest in a root group, whose `text` may be intact, and whether it is.
 
     As `commit` writes it, the sum is of the very text. Where another Zarr tool has written the
     attributes anew, it is of what they say.
     """
-    text = data[len(_BEFORE) : data.rfind(_BEHIND)]
-    total = hashlib.sha256(text).hexdigest().encode()
-    if data == b"".join((_BEFORE, text, _BEHIND, total, _END)):
-        try:
-            return msgspec.json.decode(text), True  # in half the time
-        except msgspec.DecodeError:  # half a surrogate pair, which a name may have
-            return json.loads(text), True
+    if text is not None:
+        return json.loads(text), True
     attributes = json.loads(data)["attributes"]
     body = attributes["resilient_nb"]
     return body, attributes["resilient_nb_sha256"] == sha256(body)
@@ -205,17 +214,12 @@ class Checkpoint:
                 cut.append((target, whole[_slices(start, target.shape)]))
                 target = whole
             packs.setdefault((record.at, record.key), []).append((record, target))
-        jobs += [
-            partial(self._read_pack, self.place(wanted[0][0]), wanted) for wanted in packs.values()
-        ]
-        count = self.store.threads if threads is None else threads
-        if count <= 1 or len(jobs) <= 1:
-            for job in jobs:
-                job()
-        else:
-            with ThreadPoolExecutor(count, "checkpoint-read") as pool:
-                for _ in pool.map(lambda job: job(), jobs):
-                    pass
+        little: list[Callable[[], None]] = []
+        for wanted in packs.values():
+            size = sum(target.nbytes for _, target in wanted)
+            job = partial(self._read_pack, self.place(wanted[0][0]), wanted)
+            (little if size < _LITTLE else jobs).append(job)
+        _run(jobs, little, self.store.threads if threads is None else threads)
         for target, part in cut:
             target[...] = part
 
@@ -443,6 +447,18 @@ def _is_beginning(source: tuple[slice, ...], chunk: tuple[int, ...]) -> bool:
 
 def _chunk_bytes(record: TensorRecord) -> int:
     return int(np.prod(record.chunk, dtype=np.int64)) * np.dtype(record.dtype).itemsize
+
+
+def _run(jobs: list[Callable[[], None]], little: list[Callable[[], None]], threads: int) -> None:
+    """Do all jobs, the little ones in this thread meanwhile."""
+    if threads <= 1 or len(jobs) + len(little) <= 1:
+        jobs, little = [], [*jobs, *little]
+    with ThreadPoolExecutor(max(1, threads), "checkpoint-read") as pool:
+        done = pool.map(lambda job: job(), jobs)
+        for job in little:
+            job()
+        for _ in done:
+            pass
 
 
 def _copy(data: Bytes, target: Array) -> None:

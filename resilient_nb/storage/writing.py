@@ -19,8 +19,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
@@ -30,7 +30,7 @@ import numpy.typing as npt
 import xxhash
 
 from resilient_nb.errors import CannotStore, CheckpointError
-from resilient_nb.storage.contents import groups, links
+from resilient_nb.storage.contents import groups, links, links_of
 from resilient_nb.storage.encoding import Codecs, encode, fit, key_of
 from resilient_nb.storage.encryption import envelope
 from resilient_nb.storage.hashing import Bytes, Seal, Sealing, digest, digest_of, raw, xxh3
@@ -146,6 +146,7 @@ def write_part(
     rank: int = 0,
     options: Options | None = None,
     seals: Seals | None = None,
+    kept: Iterable[TensorRecord] = (),
 ) -> dict[str, TensorRecord]:
     """Write tensors and make them durable; return their records by name.
 
@@ -160,6 +161,8 @@ def write_part(
         rank: tells this process's packs from the others'.
         options: how it is written.
         seals: those that are known, as of `hashed` with the same options.
+        kept: tensors of earlier checkpoints that this one has, too. `commit` would link them all:
+            here it is done while others are on their way to the store.
 
     Raises:
         CheckpointError: it is a committed checkpoint already.
@@ -184,11 +187,11 @@ def write_part(
         partial(_write_pack, part, key, pack, digests)
         for key, pack in _packs(small, rank, options).items()
     ]
-    records = {
-        record.name: record
-        for job in _run(jobs, options.threads or store.threads)
-        for record in job
-    }
+    with ThreadPoolExecutor(1, "checkpoint-link") as side:
+        linked = side.submit(_link, store, links_of(identity, kept))
+        done = _run(jobs, options.threads or store.threads)
+        linked.result()
+    records = {record.name: record for job in done for record in job}
     store.flush()
     return {name: records[name] for name in leaves}
 
@@ -242,7 +245,7 @@ def commit(store: ObjectStore, manifest: Manifest) -> None:
     data = group_json(attributes, "the manifest")
     for group in groups(manifest):
         store.put(join(identity, group, "zarr.json"), [GROUP])
-    _run([partial(store.link, *link) for link in links(manifest).items()], store.threads)
+    _link(store, links(manifest))
     store.flush()
     try:
         store.create(join(identity, "zarr.json"), data)
@@ -297,17 +300,32 @@ def shards_digest(shards: Mapping[tuple[int, ...], str]) -> str:
     return digest_of(f"{chunk_name(index)} {shards[index]}" for index in sorted(shards))
 
 
+def _link(store: ObjectStore, found: Mapping[str, str]) -> None:
+    for key, target in found.items():
+        store.link(key, target)
+
+
 def _run(jobs: Sequence[Callable[[], _T]], threads: int) -> list[_T]:
+    """Return what jobs return, in their order. After one has failed no other begins."""
     if threads <= 1 or len(jobs) <= 1:
         return [job() for job in jobs]
+    found: dict[int, _T] = {}
+    failed: list[BaseException] = []
+
+    def work(number: int) -> None:
+        if failed:
+            return
+        try:
+            found[number] = jobs[number]()
+        except BaseException as error:
+            failed.append(error)
+
     with ThreadPoolExecutor(threads, "checkpoint-write") as pool:
-        futures = [pool.submit(job) for job in jobs]
-        done, waiting = wait(futures, return_when=FIRST_EXCEPTION)
-        for future in waiting:  # some job has failed, which is told at once
-            future.cancel()
-        for future in done:
-            future.result()
-        return [future.result() for future in futures]
+        for number in range(len(jobs)):
+            pool.submit(work, number)
+    if failed:
+        raise failed[0]
+    return [found[number] for number in range(len(jobs))]
 
 
 def _is_small(leaf: TensorLeaf, options: Options) -> bool:

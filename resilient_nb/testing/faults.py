@@ -56,6 +56,9 @@ class Watched(Disk):
     def write(self, file: int, data: Buffer) -> int:
         return int(self.around("write", super().write, file, data))
 
+    def spread(self, folder: Path) -> None:
+        self.around("spread", super().spread, folder)
+
     def go_indirect(self, file: int) -> None:
         self.around("go_indirect", super().go_indirect, file)
 

@@ -66,7 +66,7 @@ def save_ours(
         world_size=1, created_at=time.time(), tensors=(),
     )  # fmt: skip
     new = {name: leaf for name, leaf in leaves.items() if name not in kept}
-    records = {**kept, **write_part(store, manifest.id, new, found)}
+    records = {**kept, **write_part(store, manifest.id, new, found, kept=kept.values())}
     done = write_documents(store, manifest.id, {"shared": documents})
     filled = {"tensors": tuple(records[n] for n in leaves), "documents": tuple(done.values())}
     manifest = Manifest(**{**vars(manifest), **filled})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import array
 import errno
+import fcntl
 import os
 from collections.abc import Callable
 from itertools import pairwise
@@ -167,6 +169,31 @@ def test_a_file_system_without_links(store: LocalStore, disk: Listening, code: i
         store.create("a/b", b"2")
     store.link("c/d", "a")
     assert (store.read("a/b"), [e.key for e in store.list()]) == (b"1", ["a/b"])
+
+
+def test_the_folders_of_runs_are_spread_and_no_others(store: LocalStore, disk: Listening) -> None:
+    for step in (10, 20):
+        store.put(f"run/{step}/model/zarr.json", [b"{}"])
+    spread = [args for name, *args in disk.calls if name == "spread"]
+    assert spread == [["run"]]
+
+
+def test_spreading_sets_the_folders_flag(tmp_path: Path) -> None:
+    try:
+        Disk().spread(tmp_path)
+    except OSError as error:
+        pytest.skip(f"the file system here has no such flag: {error}")
+    flags, file = array.array("i", [0]), os.open(tmp_path, os.O_RDONLY)
+    fcntl.ioctl(file, 0x80086601, flags)  # FS_IOC_GETFLAGS
+    os.close(file)
+    assert flags[0] & 0x00020000  # FS_TOPDIR_FL, which `lsattr` shows as T
+
+
+@pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.ENOTTY, errno.EPERM])
+def test_a_file_system_that_can_not_spread(store: LocalStore, disk: Listening, code: int) -> None:
+    disk.refuse = {"spread": code}
+    store.put("run/10/zarr.json", [b"{}"])
+    assert store.read("run/10/zarr.json") == b"{}"
 
 
 @pytest.mark.parametrize("method", ["open", "write", "fsync", "link", "mkdir"])

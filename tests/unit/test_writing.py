@@ -15,6 +15,7 @@ import pytest
 import xxhash
 import zarr
 
+from resilient_nb.core.names import checkpoint_id
 from resilient_nb.errors import CannotStore, CheckpointError
 from resilient_nb.storage.encoding import codecs_of
 from resilient_nb.storage.hashing import crc32c, digest, digests
@@ -336,6 +337,17 @@ def test_ranks_write_parts_of_one_tensor(
     assert_equal(open_at(store, IDENTITY).read("m/x"), leaf(whole, "float32"))
     array = zarr.open_group(store.path(IDENTITY), mode="r")["m/x"]
     np.testing.assert_array_equal(np.asarray(array[...]), whole)  # type: ignore[index]
+
+
+def test_what_is_kept_is_linked_while_the_rest_is_written(store: LocalStore) -> None:
+    first = save(store)
+    kept = [t for t in first.tensors if t.offset is None]
+    later = checkpoint_id("digits", 130, 3)
+    write_part(store, later, {"m/new": leaf(numbers((200,)))}, options=OPTIONS, kept=kept)
+    linked = [entry.key for entry in store.list(later) if store.path(entry.key).is_symlink()]
+    assert linked == sorted(f"{later}/{t.key}" for t in kept)
+    for tensor in kept:
+        assert store.path(f"{later}/{tensor.key}/zarr.json").exists()
 
 
 def test_the_digest_of_parts_is_of_their_places_too() -> None:

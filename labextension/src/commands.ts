@@ -129,6 +129,13 @@ function jobCommands(options: ICommandsOptions): readonly ICommand[] {
       run: (job, row) => copy(trans, row?.run ?? job.replace(/#.*/, ""))
     },
     {
+      id: "resilient-nb:compare",
+      label: trans.__("Compare Checkpoints"),
+      caption: trans.__("Choose two of the run's checkpoints in its timeline, and see what differs"),
+      old: true,
+      run: job => tabs.open(job).content.compare()
+    },
+    {
       id: "resilient-nb:cancel",
       label: trans.__("Cancel Job…"),
       caption: trans.__("Stop the job at a checkpoint"),

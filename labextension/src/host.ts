@@ -24,6 +24,11 @@ export class JobHost extends Panel {
     preferences.changed.connect(this.onPreferences, this);
   }
 
+  /** Have two checkpoints of the job's run chosen, to see what differs. */
+  compare(): void {
+    (this.widgets[0] as JobPanel).compare();
+  }
+
   dispose(): void {
     this.preferences.changed.disconnect(this.onPreferences, this);
     super.dispose();

@@ -102,8 +102,12 @@ export class JobRecord {
 
   private _takeSaved(): void {
     if (this._saved !== null) {
-      this._take(pieces(this._saved));
       this.stale = true;
+      try {
+        this._take(pieces(this._saved));
+      } catch (error) {
+        console.warn("resilient_nb: what a notebook's file says of a job can't be read:", error);
+      }
     }
   }
 

@@ -17,12 +17,16 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from resilient_nb.storage.zarr3 import PAGE
+
 Bytes = npt.NDArray[np.uint8]
 
 #: Stays in the processor's cache from one checksum to the next; and crc32c holds the GIL: others
 #: are let in between.
 _BLOCK = 256 << 10
 _CRC_BYTES = 4
+#: What lies at a page isn't copied on its way to a disk: then large pieces are better.
+_STRAIGHT = 8 << 20
 #: Handing less to another thread costs more than it saves.
 _LARGE = 1 << 20
 
@@ -57,7 +61,7 @@ class Sealing:
     """A chunk with its crc32c behind it, as a store is to write it; its seal, once it has been.
 
     The sums are made as the blocks are handed out: who copies a block next finds it in the
-    processor's cache. It may be gone through again.
+    processor's cache. It may be gone through again, and is summed once.
 
     Attributes:
         pieces: the chunk, one piece after the other.
@@ -95,16 +99,20 @@ class Sealing:
         crc, state = 0, xxhash.xxh3_64()
         whole = None if self._before is None else self._before.copy()
         for number, piece in enumerate(self.pieces):
-            for start in range(0, piece.size, _BLOCK):
-                block = piece[start : start + _BLOCK]
-                crc = google_crc32c.extend(crc, block)
-                state.update(block.data)
-                if whole is not None and number == 0:
-                    whole.update(block.data)
-                yield block.data
+            step = _BLOCK if piece.ctypes.data % PAGE else _STRAIGHT
+            for start in range(0, piece.size, step):
+                part = piece[start : start + step]
+                for at in range(0, part.size, _BLOCK):
+                    block = part[at : at + _BLOCK]
+                    crc = google_crc32c.extend(crc, block)
+                    state.update(block.data)
+                    if whole is not None and number == 0:
+                        whole.update(block.data)
+                yield part.data
         end = crc.to_bytes(_CRC_BYTES, "little")
         state.update(end)
         self.seal, self.whole = Seal(end, state.hexdigest()), whole
+        self._known = self.seal
 
     def done(self) -> Seal:
         """Make the sums with nothing written."""

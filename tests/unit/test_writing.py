@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import math
+import mmap
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ import zarr
 from resilient_nb.core.names import checkpoint_id
 from resilient_nb.errors import CannotStore, CheckpointError
 from resilient_nb.storage.encoding import codecs_of
-from resilient_nb.storage.hashing import crc32c, digest, digests
+from resilient_nb.storage.hashing import Sealing, crc32c, digest, digests
 from resilient_nb.storage.local import LocalStore
 from resilient_nb.storage.manifest import checkpoint_digest, manifest_from, manifest_json
 from resilient_nb.storage.objects import ObjectStore
@@ -372,6 +373,25 @@ def test_the_digest_is_of_the_raw_bytes() -> None:
     assert digest(numbers((4, 6)).T) == digest(np.ascontiguousarray(numbers((4, 6)).T))
     many = {str(i): numbers((2_000_000,), seed=i) for i in range(3)}  # by threads
     assert digests(many) == {name: digest(array) for name, array in many.items()}
+
+
+@pytest.mark.parametrize("offset", [0, 64])
+@pytest.mark.parametrize("size", [0, 1, 256 << 10, (9 << 20) + 5])
+def test_a_chunk_is_sealed_wherever_it_lies_and_however_often_it_is_written(
+    offset: int, size: int
+) -> None:
+    memory = np.frombuffer(mmap.mmap(-1, size + offset + 1), np.uint8)
+    data, filling = memory[offset : offset + size], np.zeros(100, np.uint8)
+    data[:] = np.random.default_rng(0).integers(0, 256, size, np.uint8)
+    whole = np.concatenate([data, filling])
+    end = crc32c(whole).to_bytes(4, "little")
+    sealing = Sealing([data, filling], xxhash.xxh3_128(b"before"))
+    for _ in range(2):
+        assert b"".join(sealing) == whole.tobytes() + end
+        assert sealing.seal == (end, xxhash.xxh3_64_hexdigest(whole.tobytes() + end))
+        assert sealing.whole is not None
+        assert sealing.whole.hexdigest() == xxhash.xxh3_128_hexdigest(b"before" + data.tobytes())
+    assert sealing.nbytes == whole.size + 4
 
 
 @pytest.mark.parametrize("rows", [1, 7, 8, 9, 4000])

@@ -51,6 +51,14 @@ export class Checkpoints extends Component<ICheckpointsProps, ICheckpointsState>
     );
   }
 
+  componentDidMount(): void {
+    this.ask();
+  }
+
+  componentDidUpdate(): void {
+    this.ask();
+  }
+
   render() {
     const { panel } = this.props;
     const { trans } = panel;
@@ -174,6 +182,20 @@ export class Checkpoints extends Component<ICheckpointsProps, ICheckpointsState>
         </button>
       </div>
     );
+  }
+
+  /** If a command has said that two are to be compared. */
+  private ask(): void {
+    const { comparing, doing, model, trans } = this.props.panel;
+    if (comparing.asked === comparing.wanted) {
+      return;
+    }
+    comparing.asked = comparing.wanted;
+    if ((model.run?.checkpoints.length ?? 0) < 2) {
+      doing.tell(trans.__("There is no other checkpoint to compare it with."));
+    } else {
+      this.pick();
+    }
   }
 
   private choose = (column: number) => {

@@ -43,6 +43,12 @@ export interface IPanel {
   readonly doing: Doing;
   /** Points of another run are new: draw them soon. */
   touch(): void;
+  /** What was chosen in a part, by its name: a part that is folded is gone meanwhile. */
+  readonly kept: Map<string, object>;
+  /** Other jobs that are drawn over this one. They are let go of with the panel. */
+  readonly others: Set<IJobModel>;
+  /** How often two checkpoints were to be compared, and how often the timeline has asked which. */
+  readonly comparing: { wanted: number; asked: number };
   /** Show the output of a rank. */
   readonly rankChosen: Signal<object, number>;
 }

@@ -4,13 +4,14 @@ import type { TranslationBundle } from "@jupyterlab/translation";
 import type { Message } from "@lumino/messaging";
 import { Signal } from "@lumino/signaling";
 import { Widget } from "@lumino/widgets";
-import { h, render } from "preact";
+import { render } from "preact";
 
 import type { JobView } from "../protocol";
 import { isFinal } from "../states";
 import type { Contact, IFeed, IJobChange, IJobModel, IShellActions } from "../tokens";
 import { ALL_SECTIONS, Doing } from "./context";
 import type { IPanel, ISections } from "./context";
+import { Guard } from "./guard";
 import { Job } from "./job";
 import { Pace } from "./pace";
 import { Versions, onlyMoved } from "./versions";
@@ -54,6 +55,9 @@ export class JobPanel extends Widget {
       uid: `rnb-${JobPanel._count++}`,
       doing: new Doing(feed),
       touch: () => this._bump("points"),
+      kept: new Map(),
+      others: new Set(),
+      comparing: { wanted: 0, asked: 0 },
       rankChosen: new Signal<object, number>(this)
     };
     this._pace = new Pace(() => this._draw(), refresh);
@@ -69,6 +73,12 @@ export class JobPanel extends Widget {
     return this._model;
   }
 
+  /** Have two checkpoints chosen in the timeline, to see what differs. */
+  compare(): void {
+    this._panel.comparing.wanted += 1;
+    this._bump("run");
+  }
+
   dispose(): void {
     if (this.isDisposed) {
       return;
@@ -80,6 +90,7 @@ export class JobPanel extends Widget {
     window.clearTimeout(this._later);
     render(null, this.node);
     Signal.clearData(this);
+    this._panel.others.forEach(other => other.dispose());
     this._model.dispose();
     super.dispose();
   }
@@ -190,7 +201,13 @@ export class JobPanel extends Widget {
       since: this._since,
       seen: this._seen
     };
-    render(h(Job, props), this.node);
+    const { trans } = this._panel;
+    render(
+      <Guard trans={trans} version={props.versions.head}>
+        <Job {...props} />
+      </Guard>,
+      this.node
+    );
   }
 
   private static _count = 0;

@@ -203,7 +203,13 @@ const Lineage = memo<ICheckpointsProps>(props => {
     head ? trans.__("head at step %1", whole(head.step)) : trans.__("no head")
   );
   return (
-    <Section name="checkpoints" title={trans.__("Checkpoints")} summary={summary} open>
+    <Section
+      name="checkpoints"
+      title={trans.__("Checkpoints")}
+      summary={summary}
+      open
+      called={panel.comparing.wanted}
+    >
       {() => <Checkpoints {...props} />}
     </Section>
   );

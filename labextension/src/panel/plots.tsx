@@ -28,14 +28,18 @@ interface IPlotsState {
 }
 
 export class Plots extends Component<IPlotsProps, IPlotsState> {
-  state: IPlotsState = { chosen: null, logarithmic: false, others: [] };
+  constructor(props: IPlotsProps) {
+    super(props);
+    const kept = props.panel.kept.get("plots") as IPlotsState | undefined;
+    this.state = kept ?? { chosen: null, logarithmic: false, others: [] };
+  }
 
   shouldComponentUpdate(next: IPlotsProps, state: IPlotsState): boolean {
     return next.version !== this.props.version || state !== this.state;
   }
 
   componentWillUnmount(): void {
-    this.state.others.forEach(other => other.dispose());
+    this.props.panel.kept.set("plots", this.state);
   }
 
   render() {
@@ -147,6 +151,7 @@ export class Plots extends Component<IPlotsProps, IPlotsState> {
         panel.touch();
       }
     });
+    panel.others.add(other);
     this.setState({ others: [...this.state.others, other] });
   }
 
@@ -155,6 +160,7 @@ export class Plots extends Component<IPlotsProps, IPlotsState> {
     this.setState({ others: this.state.others.filter(one => one !== other) }, () =>
       this.all.current?.querySelector("select")?.focus()
     );
+    this.props.panel.others.delete(other);
     other.dispose();
   }
 

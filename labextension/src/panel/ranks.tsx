@@ -38,6 +38,12 @@ export class Ranks extends Component<IRanksProps, IRanksState> {
   constructor(props: IRanksProps) {
     super(props);
     this.seen = props.panel.compact ? SEEN_COMPACT : SEEN;
+    const kept = props.panel.kept.get("ranks") as IRanksState | undefined;
+    this.state = { ...this.state, ...kept, drawn: this.state.drawn };
+  }
+
+  componentWillUnmount(): void {
+    this.props.panel.kept.set("ranks", this.state);
   }
 
   shouldComponentUpdate(next: IRanksProps, state: IRanksState): boolean {

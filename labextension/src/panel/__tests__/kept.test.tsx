@@ -88,6 +88,74 @@ describe("the focus", () => {
   });
 });
 
+it("keeps what was chosen in a part that is folded meanwhile", async () => {
+  shown = stage({
+    points: { loss: [[1, 2]], rate: [[1, 3]] },
+    ranks: [rankRow(0), rankRow(1)]
+  });
+  await there(".rnb-Plots select");
+  const other = shown.find(".rnb-Plots select") as HTMLSelectElement;
+  other.value = "other#1";
+  other.dispatchEvent(new Event("change", { bubbles: true }));
+  shown.find(".rnb-Plots [role=group] input").click();
+  await there(".rnb-Legend-remove");
+  await there("[role=grid]");
+  shown.find("[role=columnheader].rnb-Ranks-step button").click();
+  const sorted = () =>
+    shown.find("[role=columnheader].rnb-Ranks-step").getAttribute("aria-sort");
+  await until(() => sorted() === "descending");
+  for (const name of ["plots", "ranks"]) {
+    const part = shown.find(`.rnb-Section-${name}`) as HTMLDetailsElement;
+    const inside = name === "plots" ? ".rnb-Plots" : "[role=grid]";
+    part.open = false;
+    part.dispatchEvent(new Event("toggle"));
+    await until(() => part.querySelector(inside) === null);
+    expect(shown.feed.record("other#1").unheld).toBe(false);
+    part.open = true;
+    part.dispatchEvent(new Event("toggle"));
+    await there(inside);
+  }
+  shown.find(".rnb-Legend-remove");
+  const [first] = shown.node.querySelectorAll<HTMLInputElement>(".rnb-Plots [role=group] input");
+  expect(first.checked).toBe(false);
+  expect(sorted()).toBe("descending");
+  shown.panel.dispose();
+  expect(shown.feed.record("other#1").unheld).toBe(true);
+});
+
+it("asks which two to compare, also where the timeline is folded or not there yet", async () => {
+  shown = stage();
+  shown.panel.compare();
+  shown.tell({ run: runOf([20, 40]) });
+  await there(".rnb-Chosen [aria-label=Compare]");
+  expect(document.activeElement).toBe(shown.find("[role=listbox]"));
+  shown.button("Don't compare").click();
+  const part = shown.find(".rnb-Section-checkpoints") as HTMLDetailsElement;
+  part.open = false;
+  part.dispatchEvent(new Event("toggle"));
+  await until(() => part.querySelector(".rnb-Checkpoints") === null);
+  shown.panel.compare();
+  await there(".rnb-Chosen [aria-label=Compare]");
+});
+
+it("says it where there is nothing to compare with", async () => {
+  shown = stage({ run: runOf([20]) });
+  await there("[role=listbox]");
+  shown.panel.compare();
+  await until(() => shown.find("[data-rnb=said]").textContent?.includes("no other") === true);
+});
+
+it("says so if a notebook's file has what can't be drawn, until there is news", async () => {
+  const complaint = jest.spyOn(console, "error").mockImplementation(() => undefined);
+  shown = stage({ failures: [{ ...failure(), evidence: null as never }] });
+  await until(() => shown.node.querySelector("[role=alert]") !== null);
+  expect(shown.node.textContent).toContain("can't be shown");
+  expect(complaint).toHaveBeenCalled();
+  shown.tell({ head: jobView(), failures: [] });
+  await there("[data-rnb=state]");
+  complaint.mockRestore();
+});
+
 it("forgets what would have started a job when it runs", async () => {
   const queued = jobView({ state: "queued", step: 0, attempts: 0, reason: "Full." });
   shown = stage({ head: queued });

@@ -206,6 +206,10 @@ class Desk:
         self.filter(job)
         self.row(job).click()
         self.jobs.press("Enter")
+        return self.tab(job)
+
+    def tab(self, job: str) -> Panel:
+        """Return a job's panel in its tab."""
         main = self.page.locator("#jp-main-dock-panel")
         return Panel(main.get_by_role("region", name=f"Job {job}", exact=True).last)
 

@@ -1,4 +1,4 @@
-"""What the whole is for, once through, in a browser: submit, lose a rank, go back, load."""
+"""What it all is for, once through, in a browser: submit, lose a rank, go back, load, compare."""
 
 from __future__ import annotations
 
@@ -73,4 +73,13 @@ def test_a_cell_is_submitted_loses_a_rank_goes_back_by_keyboard_and_is_loaded(
     checking = desk.find_cell("torch.equal")
     desk.run(checking)
     expect(desk.done(checking)).to_have_text("True", timeout=SOON)
+
+    # Compare, by a command and keys.
+    desk.command("resilient-nb:compare", job="tour#2")
+    timeline = desk.tab("tour#2").timeline
+    expect(timeline).to_be_focused(timeout=SOON)
+    desk.page.keyboard.press("Home")
+    desk.page.keyboard.press("Enter")
+    desk.page.keyboard.press("Enter")
+    expect(desk.tab("tour#2").said).to_contain_text("Compared tour@", timeout=SOON)
     assert not desk.trouble

@@ -528,6 +528,7 @@ class Engine:
         for (name, epoch), samples in groupby(report.samples, attrgetter("job", "epoch")):
             job = self._current(name, epoch)
             if job is not None:
+                # One sample may have the job stopped; who takes the others asks the world then.
                 for sample in samples:
                     self._sample(job, sample, report, now)
             if name in self.world.jobs:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import torch
 
 
@@ -29,4 +31,8 @@ class Gpu:
     def memory(self) -> int:
         """Return the bytes that PyTorch has reserved on it for this process."""
         # It is set up by the cell's first use of it, not by a look.
-        return torch.cuda.memory_reserved(self._device) if torch.cuda.is_initialized() else 0
+        if not torch.cuda.is_initialized():
+            return 0
+        with suppress(RuntimeError):  # the GPU's own, which the cell will learn of itself
+            return torch.cuda.memory_reserved(self._device)
+        return 0

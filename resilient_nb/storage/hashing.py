@@ -66,8 +66,8 @@ class Sealing:
     Attributes:
         pieces: the chunk, one piece after the other.
         nbytes: of it all.
-        seal: of it all.
-        whole: the sum that was given, with the first piece added.
+        seal: of it all, once it has been gone through.
+        whole: the sum that was given, by then with the first piece added.
     """
 
     seal: Seal
@@ -80,8 +80,9 @@ class Sealing:
     ) -> None:
         """`whole` is told of the first piece only: what follows fills the chunk up.
 
-        If the seal is `known`, nothing is summed.
+        If the seal is `known`, nothing is summed, so there can be no `whole`.
         """
+        assert known is None or whole is None
         self.pieces = pieces
         self.nbytes = sum(piece.size for piece in pieces) + _CRC_BYTES
         self.whole = self._before = whole

@@ -100,16 +100,16 @@ class LocalStore:
             if path.is_symlink() and os.readlink(path) != goal:
                 self._disk.unlink(path)
                 self._link(goal, path)
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
+        except FileNotFoundError:
+            self._make(path.parent)
+            self._link(goal, path)
 
     def _link(self, goal: str, path: Path) -> None:
         try:
             self._disk.symlink(goal, path)
-        except FileNotFoundError:
-            self._make(path.parent)
-            self._disk.symlink(goal, path)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
 
     def read(self, key: str) -> bytes:
         return (self.root / key).read_bytes()

@@ -17,7 +17,10 @@ StrPath: TypeAlias = str | os.PathLike[str]
 
 
 class Parts(Protocol):
-    """What an object is made of. Some, with `nbytes`, are made as they are gone through."""
+    """What an object is made of: gone through more than once, so that a generator won't do.
+
+    Some, with `nbytes`, are made as they are gone through (`hashing.Sealing`).
+    """
 
     def __iter__(self) -> Iterator[Buffer]: ...
 

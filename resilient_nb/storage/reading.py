@@ -450,15 +450,21 @@ def _chunk_bytes(record: TensorRecord) -> int:
 
 
 def _run(jobs: list[Callable[[], None]], little: list[Callable[[], None]], threads: int) -> None:
-    """Do all jobs, the little ones in this thread meanwhile."""
+    """Do all jobs, the little ones in this thread beside others. After a failure none begins."""
     if threads <= 1 or len(jobs) + len(little) <= 1:
-        jobs, little = [], [*jobs, *little]
-    with ThreadPoolExecutor(max(1, threads), "checkpoint-read") as pool:
-        done = pool.map(lambda job: job(), jobs)
-        for job in little:
+        for job in (*jobs, *little):
             job()
-        for _ in done:
-            pass
+        return
+    with ThreadPoolExecutor(threads, "checkpoint-read") as pool:
+        done = [pool.submit(job) for job in jobs]
+        try:
+            for job in little:
+                job()
+            for future in done:
+                future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _copy(data: Bytes, target: Array) -> None:

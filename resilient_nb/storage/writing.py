@@ -349,7 +349,7 @@ def _write_array(part: _Part, name: str, leaf: TensorLeaf, found: str | None) ->
     whole = xxhash.xxh3_128() if found is None and not codecs else None
     done = {}
     for n, piece in pieces.items():
-        sealing = Sealing(piece, whole, part.seals.get((name, n)))
+        sealing = Sealing(piece, whole, part.seals.get((name, n)) if whole is None else None)
         done[n] = part.put_chunk(key, n, codecs, sealing)
         whole = sealing.whole
     found = found or _digest_of(whole, array)

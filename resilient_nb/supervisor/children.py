@@ -87,9 +87,9 @@ class Child:
         if self.ordered or self.hang or self.word is not None:
             return  # told again, or it has ended by itself
         self.hang, self.ordered = why, not why
-        self.stacks.ask(self.pid)
         self._written_by = now + _WRITTEN
         self.kill_at = min(now + _WRITING, self.kill_at or math.inf)
+        self.stacks.ask(self.pid)
 
     def kill_if_due(self, now: float) -> None:
         """End it if it was to have gone by now, or has written what it was to write."""

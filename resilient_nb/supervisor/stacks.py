@@ -15,7 +15,8 @@ import re
 import signal
 from contextlib import suppress
 
-_libc = ctypes.CDLL(None)
+#: Signals one thread. glibc has it since 2.30, which is of 2019.
+_tgkill = getattr(ctypes.CDLL(None), "tgkill", None)
 #: Asks a rank for its stacks. SIGUSR1 is left to cells.
 ASK = signal.SIGUSR2
 #: Characters that are kept of a rank that is to blame, and of another.
@@ -47,8 +48,11 @@ class Stacks:
         The main thread is asked (its id is the process's). Any other could take a signal to the
         whole process, and one that was stopped would be past the place where it was by then.
         """
-        _libc.tgkill(pid, pid, ASK)  # one that is gone needs no answer
         with suppress(ProcessLookupError):
+            if _tgkill is None:
+                os.kill(pid, ASK)
+            else:
+                _tgkill(pid, pid, ASK)  # one that is gone, as the next line finds, needs none
             os.kill(pid, signal.SIGCONT)
 
     def grows(self) -> bool:

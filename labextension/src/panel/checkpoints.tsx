@@ -186,14 +186,12 @@ export class Checkpoints extends Component<ICheckpointsProps, ICheckpointsState>
 
   /** If a command has said that two are to be compared. */
   private ask(): void {
-    const { comparing, doing, model, trans } = this.props.panel;
+    const { comparing, model } = this.props.panel;
     if (comparing.asked === comparing.wanted) {
       return;
     }
     comparing.asked = comparing.wanted;
-    if ((model.run?.checkpoints.length ?? 0) < 2) {
-      doing.tell(trans.__("There is no other checkpoint to compare it with."));
-    } else {
+    if ((model.run?.checkpoints.length ?? 0) > 1) {
       this.pick();
     }
   }

@@ -8,6 +8,7 @@ export interface IGuardProps {
   readonly trans: TranslationBundle;
   /** Another number when the job was told anew: then it is tried again. */
   readonly version: number;
+  caught(): void;
   readonly children: ComponentChildren;
 }
 
@@ -16,7 +17,8 @@ export class Guard extends Component<IGuardProps, { readonly failed: number | nu
 
   componentDidCatch(error: unknown): void {
     console.error("resilient_nb:", error);
-    this.setState({ failed: this.props.version });
+    // After its parts are gone.
+    this.setState({ failed: this.props.version }, () => this.props.caught());
   }
 
   render() {

@@ -75,8 +75,16 @@ export class JobPanel extends Widget {
 
   /** Have two checkpoints chosen in the timeline, to see what differs. */
   compare(): void {
-    this._panel.comparing.wanted += 1;
-    this._bump("run");
+    const { comparing, doing, sections, trans } = this._panel;
+    const { run } = this._model;
+    if (!sections.checkpoints) {
+      doing.tell(trans.__("Checkpoints aren't shown: have them shown in the settings."));
+    } else if (run !== null && run.checkpoints.length < 2) {
+      doing.tell(trans.__("There are no two checkpoints yet to compare."));
+    } else {
+      comparing.wanted += 1;
+      this._bump("run");
+    }
   }
 
   dispose(): void {
@@ -190,6 +198,13 @@ export class JobPanel extends Widget {
     return versions;
   }
 
+  /** What was chosen may be why it can't be drawn. */
+  private readonly _forget = () => {
+    this._panel.kept.clear();
+    this._panel.others.forEach(other => other.dispose());
+    this._panel.others.clear();
+  };
+
   private _draw(): void {
     if (this.isDisposed) {
       return;
@@ -203,7 +218,7 @@ export class JobPanel extends Widget {
     };
     const { trans } = this._panel;
     render(
-      <Guard trans={trans} version={props.versions.head}>
+      <Guard trans={trans} version={props.versions.facts} caught={this._forget}>
         <Job {...props} />
       </Guard>,
       this.node

@@ -142,7 +142,7 @@ it("says it where there is nothing to compare with", async () => {
   shown = stage({ run: runOf([20]) });
   await there("[role=listbox]");
   shown.panel.compare();
-  await until(() => shown.find("[data-rnb=said]").textContent?.includes("no other") === true);
+  await until(() => shown.find("[data-rnb=said]").textContent?.includes("no two") === true);
 });
 
 it("says so if a notebook's file has what can't be drawn, until there is news", async () => {

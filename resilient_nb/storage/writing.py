@@ -129,10 +129,10 @@ def _hashed(leaf: TensorLeaf, options: Options) -> tuple[str, dict[str, Seal]]:
         sealing = Sealing(_padded(data[at], size), whole)
         seals[name] = sealing.done()
         whole = sealing.whole
-    return _digest_of(whole, array), seals
+    return _digest_made(whole, array), seals
 
 
-def _digest_of(whole: xxhash.xxh3_128 | None, array: npt.NDArray[Any]) -> str:
+def _digest_made(whole: xxhash.xxh3_128 | None, array: npt.NDArray[Any]) -> str:
     """Return the sum that was made of an array on the way, or make it."""
     return digest(array) if whole is None else whole.hexdigest()
 
@@ -352,7 +352,7 @@ def _write_array(part: _Part, name: str, leaf: TensorLeaf, found: str | None) ->
         sealing = Sealing(piece, whole, part.seals.get((name, n)) if whole is None else None)
         done[n] = part.put_chunk(key, n, codecs, sealing)
         whole = sealing.whole
-    found = found or _digest_of(whole, array)
+    found = found or _digest_made(whole, array)
     return [
         TensorRecord(
             name, part.identity, key, shape, array.dtype.name, leaf.torch_dtype, found,

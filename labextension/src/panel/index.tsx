@@ -98,7 +98,7 @@ export class JobPanel extends Widget {
     window.clearTimeout(this._later);
     render(null, this.node);
     Signal.clearData(this);
-    this._panel.others.forEach(other => other.dispose());
+    this._forget();
     this._model.dispose();
     super.dispose();
   }
@@ -198,7 +198,7 @@ export class JobPanel extends Widget {
     return versions;
   }
 
-  /** What was chosen may be why it can't be drawn. */
+  /** Let go of what was chosen; it may also be why the panel can't be drawn. */
   private readonly _forget = () => {
     this._panel.kept.clear();
     this._panel.others.forEach(other => other.dispose());

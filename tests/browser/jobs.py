@@ -16,11 +16,12 @@ features = torch.randn(160, 8, generator=torch.Generator().manual_seed(0))
 data = torch.utils.data.TensorDataset(features, features.sum(1, keepdim=True))"""
 
 TRAIN = """%%resilient {name} --workers 2 --checkpoint-every 10 --keep all --out weights
-import time
+import os, time
 model = nn.Linear(8, 1)
 optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
 run.track(model=model, optimizer=optimizer)
 for x, y in run.batches(data, batch_size=16, epochs={epochs}, shuffle=True):
+    while run.step == 150 and not os.path.exists({gate!r}): time.sleep(0.01)
     loss = (model(x) - y).square().mean()
     optimizer.zero_grad()
     loss.backward()
@@ -31,9 +32,12 @@ for x, y in run.batches(data, batch_size=16, epochs={epochs}, shuffle=True):
 weights = {{name: value.clone() for name, value in model.state_dict().items()}}"""
 
 
-def train(name: str, epochs: int = 10, pause: float = 0.05) -> str:
-    """Return a cell that trains: ten steps an epoch, a checkpoint after each."""
-    return TRAIN.format(name=name, epochs=epochs, pause=pause)
+def train(name: str, epochs: int = 10, pause: float = 0.05, gate: str = "/") -> str:
+    """Return a cell that trains: ten steps an epoch, a checkpoint after each.
+
+    After 150 steps it waits until there is a file of the gate's name.
+    """
+    return TRAIN.format(name=name, epochs=epochs, pause=pause, gate=gate)
 
 
 #: Goes on for hours. Two ranks, so that one can be killed.

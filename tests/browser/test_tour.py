@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+from pathlib import Path
 
 import torch
 from playwright.sync_api import expect
@@ -20,9 +21,11 @@ CHECK = 'print(all(torch.equal(state["model"][name], weights[name]) for name in 
 
 
 def test_a_cell_is_submitted_loses_a_rank_goes_back_by_keyboard_and_is_loaded(
-    client: Client, lab: Lab, desk: Desk
+    client: Client, lab: Lab, desk: Desk, tmp_path: Path
 ) -> None:
-    desk.open(lab.notebook("tour.ipynb", [SETUP, train("tour", epochs=20), CHECK]))
+    killed = tmp_path / "killed"
+    cell = train("tour", epochs=20, gate=str(killed))
+    desk.open(lab.notebook("tour.ipynb", [SETUP, cell, CHECK]))
     desk.run(0)
     desk.done(0)
     desk.run(1)
@@ -36,6 +39,7 @@ def test_a_cell_is_submitted_loses_a_rank_goes_back_by_keyboard_and_is_loaded(
     expect(panel.failure).to_contain_text("killed", timeout=PATIENCE)
     wait(client, "tour#1", lambda view: view.attempts == 2 and view.state is JobState.RUNNING)
     panel.shows("running")
+    killed.touch()
     finish(client, "tour#1")
     panel.shows("succeeded")
     weights = results(client, "tour#1")["weights"]

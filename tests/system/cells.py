@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pickle
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from resilient_nb.client import Client
@@ -15,7 +16,7 @@ from resilient_nb.wire.requests import Submit
 #: Everything that a resumed run must get back: dropout's random numbers, BatchNorm's running
 #: statistics (which differ by rank), optimizer and scheduler, a list, a counter, mid-epoch data.
 TRAIN = """
-import time, torch
+import os, time, torch
 from torch import nn
 model = nn.Sequential(
     nn.Linear(12, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Dropout(0.2), nn.Linear(24, 3))
@@ -28,6 +29,7 @@ run.track(model=model, optimizer=optimizer, scheduler=scheduler)
 history, seen = [], 0
 print("rank", run.rank, "begins at step", run.step)
 for x, y in run.batches(data, batch_size=30, epochs={epochs}, shuffle=True):
+    while not os.path.exists({gates}.get(run.step, '/')): time.sleep(0.01)
     loss = nn.functional.cross_entropy(model(x), y)
     optimizer.zero_grad()
     loss.backward()
@@ -41,9 +43,14 @@ weights = {{k: v.clone() for k, v in model.state_dict().items()}}
 """
 
 
-def train(epochs: int = 6, pause: float = 0.0) -> str:
-    """Return the training cell: 7 steps an epoch."""
-    return TRAIN.format(epochs=epochs, pause=pause)
+def train(epochs: int = 6, pause: float = 0.0, gates: Mapping[int, Path] | None = None) -> str:
+    """Return the training cell: 7 steps an epoch.
+
+    After so many steps it waits until there is a file of that name: what a test does to a job
+    that trains is done before it ends, however slow the machine is.
+    """
+    closed = {step: str(path) for step, path in (gates or {}).items()}
+    return TRAIN.format(epochs=epochs, pause=pause, gates=closed)
 
 
 def submit(

@@ -83,13 +83,18 @@ def until(holds: Callable[[], object], seconds: float = 40.0) -> None:
         time.sleep(0.05)
 
 
-def test_a_disk_that_takes_nothing_costs_no_training(client: Client, reference: str) -> None:
-    job = submit(client, "on-a-full-disk", train(epochs=4, pause=0.1), 2, OUT)
+def test_a_disk_that_takes_nothing_costs_no_training(
+    client: Client, reference: str, tmp_path: Path
+) -> None:
+    full, seen = tmp_path / "full", tmp_path / "seen"
+    source = train(epochs=4, pause=0.05, gates={9: full, 22: seen})
+    job = submit(client, "on-a-full-disk", source, 2, OUT)
     view = wait(client, job, lambda view: len(view.checkpoints) >= 1 and view.step >= 8)
     pids = [rank.pid for rank in view.ranks]
     process = scheduler()
     before = process.rlimit(psutil.RLIMIT_FSIZE)
     process.rlimit(psutil.RLIMIT_FSIZE, (1, before[1]))  # no file may grow any more
+    full.touch()
     try:
         wait(client, job, lambda view: bool(view.alerts))
         with pytest.raises(JournalFailed, match=r"journal\.db can't be written"):
@@ -101,15 +106,19 @@ def test_a_disk_that_takes_nothing_costs_no_training(client: Client, reference: 
         assert len(view.checkpoints) < 3
     finally:
         process.rlimit(psutil.RLIMIT_FSIZE, before)
+        seen.touch()
     view = finish(client, job)
     assert (view.state, view.attempts, view.failures) == (JobState.SUCCEEDED, 1, ())
     until(lambda: not client.queue().alerts)
     same_numbers(client, job, reference)
 
 
-def test_a_damaged_journal_costs_no_training(client: Client, home: Path, reference: str) -> None:
-    journal = home / "journal.db"
-    job = submit(client, "on-a-damaged-journal", train(epochs=4, pause=0.15), 2, OUT)
+def test_a_damaged_journal_costs_no_training(
+    client: Client, home: Path, reference: str, tmp_path: Path
+) -> None:
+    journal, killed = home / "journal.db", tmp_path / "killed"
+    source = train(epochs=4, pause=0.1, gates={24: killed})
+    job = submit(client, "on-a-damaged-journal", source, 2, OUT)
     wait(client, job, lambda view: len(view.checkpoints) >= 2)
     process = scheduler()
     os.kill(process.pid, signal.SIGSTOP)  # what is damaged must be what the next one reads
@@ -125,6 +134,7 @@ def test_a_damaged_journal_costs_no_training(client: Client, home: Path, referen
             file.execute("UPDATE events SET sum = sum + 1 WHERE seq = ?", rows[0])
         file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     os.kill(process.pid, signal.SIGKILL)
+    killed.touch()
     view = finish(client, job)
     assert view.state is JobState.SUCCEEDED, view.failures
     assert view.failures == ()
@@ -135,14 +145,17 @@ def test_a_damaged_journal_costs_no_training(client: Client, home: Path, referen
 
 
 def test_an_old_copy_of_the_journal_costs_no_training(
-    client: Client, home: Path, reference: str
+    client: Client, home: Path, reference: str, tmp_path: Path
 ) -> None:
     journal, old = home / "journal.db", home / "journal.old"
-    job = submit(client, "on-an-old-journal", train(epochs=5, pause=0.15), 2, OUT)
+    copied, killed = tmp_path / "copied", tmp_path / "killed"
+    source = train(epochs=5, pause=0.1, gates={12: copied, 30: killed})
+    job = submit(client, "on-an-old-journal", source, 2, OUT)
     view = wait(client, job, lambda view: len(view.checkpoints) >= 1)
     with closing(sqlite3.connect(journal)) as source, closing(sqlite3.connect(old)) as target:
         source.backup(target)
     os.kill(view.ranks[1].pid, signal.SIGKILL)  # another attempt, of which the copy doesn't know
+    copied.touch()
     wait(client, job, lambda view: view.attempts == 2 and len(view.checkpoints) >= 3)
     process = scheduler()
     os.kill(process.pid, signal.SIGSTOP)
@@ -151,6 +164,7 @@ def test_an_old_copy_of_the_journal_costs_no_training(
         Path(f"{journal}{suffix}").unlink()
     old.rename(journal)
     os.kill(process.pid, signal.SIGKILL)
+    killed.touch()
     view = finish(client, job)
     assert view.state is JobState.SUCCEEDED, view.failures
     assert any("forgotten attempts" in text for text in client.queue().alerts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,14 +26,16 @@ def chaos(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
 
 
 def test_a_job_that_is_broken_on_purpose_computes_the_same(
-    client: Client, capsys: pytest.CaptureFixture[str]
+    client: Client, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
+    cut_off = tmp_path / "cut-off"
     whole = finish(client, submit(client, "left-alone", train(8), 2, OUT))
-    job = submit(client, "broken", train(8, pause=0.08), 2, OUT)
+    job = submit(client, "broken", train(8, pause=0.04, gates={40: cut_off}), 2, OUT)
     wait(client, job, lambda view: view.step >= 8)
     killed = chaos(capsys, "broken", "kill-rank", "--rank", "1")
     assert killed["failures"] == ["killed from outside"]
     cut = chaos(capsys, "broken", "drop-network")
+    cut_off.touch()
     assert cut["failures"] == ["killed from outside", "connection lost"]
     view = finish(client, job)
     assert view.state is JobState.SUCCEEDED
@@ -46,7 +49,7 @@ def test_a_job_that_is_broken_on_purpose_computes_the_same(
     goodput = report["goodput"]
     assert goodput["failures"] == 2
     assert goodput["steps"] == 56
-    assert 0 < goodput["mttr_s"] < 5
+    assert goodput["mttr_s"] > 0
     assert 0 < goodput["goodput"] < 1
     assert cli.main(["chaos", "broken", "report"]) == 0
     assert "Causes found" in capsys.readouterr().out
@@ -54,9 +57,10 @@ def test_a_job_that_is_broken_on_purpose_computes_the_same(
     assert "chaos is for jobs that run" in capsys.readouterr().err
 
 
-def test_what_lasts_is_over_by_itself(client: Client) -> None:
+def test_what_lasts_is_over_by_itself(client: Client, tmp_path: Path) -> None:
     """Stopped, slow, without a disk: after that it goes on, and nobody needs to be there."""
-    job = submit(client, "lasting", train(12, pause=0.02), 2, OUT)
+    broken = tmp_path / "broken"
+    job = submit(client, "lasting", train(20, pause=0.02, gates={100: broken}), 2, OUT)
     view = wait(client, job, lambda v: v.step >= 6)
     notes: list[str] = []
     round_ = Chaos(client, job, notes.append)
@@ -65,6 +69,7 @@ def test_what_lasts_is_over_by_itself(client: Client) -> None:
     round_.inject(Injection.SLOW, 0, 0.5)
     round_.inject(Injection.HANG, 1, 0.3)
     round_.inject(Injection.KILL_WORKER, 0, None)
+    broken.touch()
     view = finish(client, job)
     assert (view.state, view.attempts, view.failures) == (JobState.SUCCEEDED, 1, ())
     assert len(notes) == len(view.chaos) == 5

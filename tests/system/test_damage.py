@@ -38,12 +38,14 @@ def flip_a_bit(checkpoint: CheckpointView) -> str:
 
 
 def test_a_job_goes_on_from_the_checkpoint_before_the_damage(
-    client: Client, capsys: pytest.CaptureFixture[str]
+    client: Client, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
+    cancelled = tmp_path / "cancelled"
     reference = finish(client, submit(client, "whole", train(epochs=3), 2, OUT))
-    job = submit(client, "damaged", train(epochs=3, pause=0.1), 2, OUT)
+    job = submit(client, "damaged", train(epochs=3, pause=0.1, gates={12: cancelled}), 2, OUT)
     wait(client, job, lambda view: len(view.checkpoints) >= 2)
     client.cancel(job)
+    cancelled.touch()
     assert finish(client, job).state is JobState.CANCELLED
 
     [run] = client.runs("damaged")

@@ -174,12 +174,15 @@ def _pass(gate: str) -> None:
     distributed.Event(gate).wait()
 
 
-def test_a_gang_is_vacated_before_its_worker_is_retired(site: Site) -> None:
-    job = submit(site.ours, "vacated", train(epochs=12, pause=0.05), 3, ("seen",))
+def test_a_gang_is_vacated_before_its_worker_is_retired(site: Site, tmp_path: Path) -> None:
+    retired = tmp_path / "retired"
+    source = train(epochs=12, pause=0.05, gates={70: retired})
+    job = submit(site.ours, "vacated", source, 3, ("seen",))
     wait(site.ours, job, lambda view: running(view) and view.step >= 3)
     (gone,) = sorted(site.addresses())[:1]
     assert set(site.dask.retire_workers([gone])) == {gone}
     view = site.ours.watch(job, timeout=0.0).job
+    retired.touch()
     assert view.state is JobState.QUEUED
     assert view.attempts == 1
     assert not view.failures

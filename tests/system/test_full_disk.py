@@ -56,14 +56,20 @@ def eat_all(path: Path) -> None:
                     file.write(b"x" * size)
 
 
-def test_a_job_trains_to_its_end_and_returns_when_there_is_room(small: Client, disk: Path) -> None:
+def test_a_job_trains_to_its_end_and_returns_when_there_is_room(
+    small: Client, disk: Path, tmp_path: Path
+) -> None:
     talk = "    seen += len(x)\n    print(run.step, 'x' * 3000)"
-    source = train(epochs=4, pause=0.05).replace("    seen += len(x)", talk)
+    full = tmp_path / "full"  # beside the disk
+    source = train(epochs=4, pause=0.05, gates={12: full}).replace("    seen += len(x)", talk)
+    full.touch()
     whole = submit(small, "whole", source, 2, OUT)
     assert finish(small, whole).state is JobState.SUCCEEDED
+    full.unlink()
     job = submit(small, "full", source, 2, OUT)
     wait(small, job, lambda view: view.step >= 8 and bool(view.checkpoints))
     eat_all(disk / "eaten")
+    full.touch()
     view = wait(small, job, lambda view: any("can't be kept" in note for note in view.notes))
     assert view.attempts == 1
     (disk / "eaten").unlink()

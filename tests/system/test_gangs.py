@@ -169,7 +169,7 @@ def test_one_that_has_finished_is_not_taken_for_one_that_left(gang: Make) -> Non
 # --- ranks that share workers ---
 
 
-def test_a_gang_on_4_2_1_and_4_workers_computes_the_same_bits(gang: Make) -> None:
+def test_a_gang_on_4_2_1_and_4_workers_computes_the_same_bits(gang: Make, tmp_path: Path) -> None:
     """On one host or two, evenly or not, leaving or killed in between."""
     out = ("history", "seen", "weights")
     every = Interval(steps=5)
@@ -178,7 +178,9 @@ def test_a_gang_on_4_2_1_and_4_workers_computes_the_same_bits(gang: Make) -> Non
     assert {outcome for outcome, _ in outcomes(fixed)} == {"finished"}
     expected = returned(fixed)
 
-    elastic = gang(train(8, pause=0.01), interval=every, out=out)
+    gates = {step: tmp_path / f"open-{step}" for step in (14, 28, 42, 52)}
+    elastic = gang(train(8, pause=0.01, gates=gates), interval=every, out=out)
+    ways = iter(gates.values())
     turns = [([4], [4], "leave"), ([2, 2], [1, 1], "kill"), ([4], [1], "leave"),
              ([1, 3], [1, 2], "kill"), ([4], [4], "")]  # fmt: skip
     for ranks, slots, how in turns:
@@ -186,6 +188,7 @@ def test_a_gang_on_4_2_1_and_4_workers_computes_the_same_bits(gang: Make) -> Non
         if how:
             elastic.checkpoint((elastic.head.step if elastic.head else 0) + 3)
             getattr(elastic, how)()
+            next(ways).touch()
         found = {end.outcome for end in elastic.ended()}
         if how == "kill":  # a rank whose peer was killed may say so before it is killed, too
             assert found <= {Outcome.EXITED, Outcome.FAILED}

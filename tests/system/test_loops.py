@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 from cells import finish, results, submit, wait
 from resilient_nb.api import Run
@@ -12,7 +13,7 @@ from resilient_nb.core.model import Cell, Interval, JobSpec, JobState
 from resilient_nb.wire.requests import Submit
 
 OUTER = """
-import random, time, torch
+import os, random, time, torch
 from torch import nn
 model = nn.Linear(4, 1)
 optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
@@ -23,6 +24,7 @@ orders, drawn, best = [], [], None
 for epoch in range(4):
     order = []
     for x, y in run.batches(data, batch_size=8, shuffle=True):
+        while run.step == 16 and not os.path.exists({gate!r}): time.sleep(0.01)
         loss = (model(x) - y).square().mean()
         optimizer.zero_grad()
         loss.backward()
@@ -36,12 +38,15 @@ weight = model.weight.detach().clone()
 """
 
 
-def test_a_plain_loop_over_epochs_resumes_in_the_third(client: Client) -> None:
+def test_a_plain_loop_over_epochs_resumes_in_the_third(client: Client, tmp_path: Path) -> None:
     out = ("orders", "drawn", "best", "weight")
-    calm = finish(client, submit(client, "epochs-calm", OUTER.format(pause=0), 2, out)).id
-    job = submit(client, "epochs", OUTER.format(pause=0.05), 2, out, Interval(steps=3))
+    killed = tmp_path / "killed"
+    calm = finish(client, submit(client, "epochs-calm", OUTER.format(pause=0, gate="/"), 2, out)).id
+    source = OUTER.format(pause=0.05, gate=str(killed))
+    job = submit(client, "epochs", source, 2, out, Interval(steps=3))
     view = wait(client, job, lambda v: v.step >= 13)
     os.kill(view.ranks[0].pid, signal.SIGKILL)
+    killed.touch()
     assert finish(client, job).attempts == 2
     ours, theirs = results(client, job), results(client, calm)
     assert ours["weight"].equal(theirs["weight"])

@@ -132,12 +132,15 @@ def test_a_job_of_a_lost_host_goes_on_from_a_peers_memory(site: Site, tmp_path: 
     site.host("b")
     until(lambda: site.hosts() == {"a", "b"})
     every, client = Interval(steps=20), site.client
-    job = submit(client, "lost", train(EPOCHS, pause=0.1), 1, OUT, every, memory_copies=1)
+    killed = tmp_path / "killed"
+    source = train(EPOCHS, pause=0.05, gates={50: killed})
+    job = submit(client, "lost", source, 1, OUT, every, memory_copies=1)
     view = wait(client, job, lambda view: steps(view, 1))
     (here,) = {row.host for row in view.ranks}
     (peer,) = {"a", "b"} - {here}
     until(lambda: site.shelf(here) and site.shelf(peer))
     site.kill(here)
+    killed.touch()
     (there,) = site.shelf(peer)
     head = client.runs("lost")[0].checkpoints[-1]
     assert there == head.id

@@ -7,6 +7,7 @@ import re
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,11 +35,12 @@ data = torch.utils.data.TensorDataset(features, features.sum(1, keepdim=True))
 """
 
 CELL = """%%resilient {name} --workers 2 --checkpoint-every 5 --out model,history {more}
-import time
+import os, time
 model, history = Net(), []
 optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
 print("training")
 for x, y in run.batches(data, batch_size=16, epochs={epochs}, shuffle=True):
+    while run.step == 40 and not os.path.exists({gate!r}): time.sleep(0.01)
     loss = (model(x) - y).square().mean()
     optimizer.zero_grad()
     loss.backward()
@@ -107,7 +109,7 @@ def kernel(client: Client) -> Iterator[Kernel]:
 
 
 def test_a_cell_comes_back(kernel: Kernel) -> None:
-    submitted = kernel.run(CELL.format(name="comes-back", more="", epochs=2, pause=0))
+    submitted = kernel.run(CELL.format(name="comes-back", more="", epochs=2, pause=0, gate="/"))
     assert not submitted.error
     assert "comes-back#1" in submitted.panels[0]
     read = kernel.run("print(len(history), type(model) is Net, model(features).shape)")
@@ -123,8 +125,9 @@ def test_a_cell_comes_back(kernel: Kernel) -> None:
     assert loaded.text == "True\n", loaded
 
 
-def test_a_killed_kernel_loses_nothing(client: Client, kernel: Kernel) -> None:
-    kernel.run(CELL.format(name="orphan", more="", epochs=10, pause=0.05))
+def test_a_killed_kernel_loses_nothing(client: Client, kernel: Kernel, tmp_path: Path) -> None:
+    back = tmp_path / "back"
+    kernel.run(CELL.format(name="orphan", more="", epochs=10, pause=0.05, gate=str(back)))
     wait(client, "orphan", lambda view: view.step >= 8)
     provisioner = kernel.manager.provisioner
     assert provisioner is not None
@@ -133,6 +136,7 @@ def test_a_killed_kernel_loses_nothing(client: Client, kernel: Kernel) -> None:
     kernel.client.wait_for_ready(timeout=60)
     kernel.run(SETUP)
     assert "orphan#1" in kernel.run("%resilient jobs").panels[0]
+    back.touch()
     view = finish(client, "orphan")
     assert view.state is JobState.SUCCEEDED
     assert view.attempts == 1
@@ -157,7 +161,7 @@ def test_an_error_shows_the_cells_own_line(kernel: Kernel) -> None:
 
 
 def test_dry_run_sends_nothing(client: Client, kernel: Kernel) -> None:
-    shown = kernel.run(CELL.format(name="dry", more="--dry-run", epochs=1, pause=0)).text
+    shown = kernel.run(CELL.format(name="dry", more="--dry-run", epochs=1, pause=0, gate="/")).text
     assert "data" in shown
     assert "KiB" in shown
     assert "dry" not in [run.name for run in client.runs()]
@@ -200,8 +204,8 @@ def test_bad_input_is_refused_at_once(
 
 
 def test_one_run_has_one_job_at_a_time(client: Client, kernel: Kernel) -> None:
-    kernel.run(CELL.format(name="busy", more="", epochs=50, pause=0.05))
-    again = kernel.run(CELL.format(name="busy", more="", epochs=1, pause=0))
+    kernel.run(CELL.format(name="busy", more="", epochs=50, pause=0.05, gate="/"))
+    again = kernel.run(CELL.format(name="busy", more="", epochs=1, pause=0, gate="/"))
     assert "AlreadyRunning" in again.error
     assert "busy#1" in again.error
     resumed = kernel.run("%resilient resume busy")

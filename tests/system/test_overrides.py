@@ -45,7 +45,7 @@ def test_a_crash_at_one_step_is_tried_once_more_and_then_a_person_may(
     assert found == [(cs.CRASH, "retry", 7), (cs.CRASH, "stop", 7)]
     assert "string_at" in view.failures[0].stacks
     assert view.failures[0].lost_steps == 2
-    assert 0 < view.failures[0].down_s < 5
+    assert view.failures[0].down_s > 0
     with pytest.raises(InvalidRequest, match="resilient retry crashing --anyway"):
         resilient("retry", "crashing")
     open(gate, "w").close()

@@ -19,13 +19,16 @@ def folders(home: Path, run: str) -> set[str]:
     return {path.parent.name for path in (home / "store" / "runs" / run).glob("*/zarr.json")}
 
 
-def test_a_run_that_keeps_two_goes_on_after_a_kill(client: Client, home: Path) -> None:
+def test_a_run_that_keeps_two_goes_on_after_a_kill(client: Client, tmp_path: Path) -> None:
+    killed = tmp_path / "killed"
     out = ("weights", "history")
     calm = finish(client, submit(client, "keep-calm", train(), 2, out)).id
     keep = Keep(last=2, best=(Best(1, "loss"),))
-    job = submit(client, "keep", train(pause=0.05), 2, out, Interval(steps=2), keep=keep)
+    source = train(pause=0.05, gates={36: killed})
+    job = submit(client, "keep", source, 2, out, Interval(steps=2), keep=keep)
     view = wait(client, job, lambda v: v.step >= 22)
     os.kill(view.ranks[0].pid, signal.SIGKILL)
+    killed.touch()
     assert finish(client, job).attempts == 2
     ours, theirs = results(client, job), results(client, calm)
     assert all(ours["weights"][name].equal(theirs["weights"][name]) for name in theirs["weights"])

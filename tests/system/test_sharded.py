@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +17,7 @@ from resilient_nb.loading import load_path
 
 #: Sizes that no number of ranks divides, and a layer of fewer rows than ranks.
 CELL = """
-import time, torch
+import os, time, torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -39,6 +38,7 @@ data = torch.utils.data.TensorDataset(features, (features.sum(1) > 0).long())
 run.track(model=model, optimizer=optimizer, scheduler=scheduler)
 history, _begun = [], None  # a private name is not restored
 for x, y in run.batches(data, batch_size=40, epochs={epochs}, shuffle=True):
+    while run.step == 12 and not os.path.exists({gate!r}): time.sleep(0.01)
     if _begun is None:
         moments = {{f"{{n}}.{{k}}": t for n, s in optimizer.state_dict()["state"].items()
                    for k, t in s.items()}}
@@ -57,9 +57,12 @@ OUT = ("weights", "history", "begun")
 EVERY = Interval(steps=3)
 
 
-def sharded(epochs: int, mesh: tuple[int, ...], pause: float = 0.0) -> str:
-    """Return the cell: 4 steps an epoch; without a mesh nothing is sharded."""
-    return CELL.format(epochs=epochs, mesh=mesh, pause=pause)
+def sharded(epochs: int, mesh: tuple[int, ...], pause: float = 0.0, gate: str = "/") -> str:
+    """Return the cell: 4 steps an epoch; without a mesh nothing is sharded.
+
+    After 12 steps it waits until there is a file of the gate's name.
+    """
+    return CELL.format(epochs=epochs, mesh=mesh, pause=pause, gate=gate)
 
 
 def same(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
@@ -67,11 +70,14 @@ def same(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
 
 
 @pytest.fixture(scope="module")
-def killed(client: Client, home: Path) -> str:
+def killed(client: Client, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A run on two ranks, one of which was killed."""
-    job = submit(client, "sharded", sharded(4, (2,), pause=0.1), 2, OUT, EVERY)
+    gate = tmp_path_factory.mktemp("sharded") / "killed"
+    source = sharded(4, (2,), pause=0.1, gate=str(gate))
+    job = submit(client, "sharded", source, 2, OUT, EVERY)
     view = wait(client, job, lambda v: v.step >= 8)
     os.kill(view.ranks[1].pid, signal.SIGKILL)
+    gate.touch()
     view = finish(client, job)
     assert (view.state, view.attempts) == (JobState.SUCCEEDED, 2), view.failures
     return job

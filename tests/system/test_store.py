@@ -29,7 +29,6 @@ from resilient_nb.wire.requests import Resume
 STORE = "s3://bucket/team/store"
 OUT = ("weights", "seen")
 EPOCHS, EVERY = 4, Interval(steps=8)  # 28 steps
-SOURCE = train(EPOCHS).replace("time.sleep(0.0)", "time.sleep(pause)")
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +64,19 @@ def reference(client: Client) -> str:
     return client.resolve("on-disk").digest
 
 
-def test_a_killed_rank_goes_on_from_a_bucket(reference: str, far: Client) -> None:
-    captured = far.put(pickle.dumps({"pause": 0.03}))
-    job = submit(far, "killed", SOURCE, 2, OUT, EVERY, captured=captured)
+def slow(gate: Path) -> tuple[str, dict[str, float]]:
+    """Return a cell, and what it takes from its notebook."""
+    source = train(EPOCHS, gates={18: gate})
+    return source.replace("time.sleep(0.0)", "time.sleep(pause)"), {"pause": 0.03}
+
+
+def test_a_killed_rank_goes_on_from_a_bucket(reference: str, far: Client, tmp_path: Path) -> None:
+    killed = tmp_path / "killed"
+    source, values = slow(killed)
+    job = submit(far, "killed", source, 2, OUT, EVERY, captured=far.put(pickle.dumps(values)))
     view = wait(far, job, lambda v: v.step >= 12)
     os.kill(view.ranks[-1].pid, signal.SIGKILL)
+    killed.touch()
     view = finish(far, job)
     assert view.state is JobState.SUCCEEDED, view
     assert [f.cause for f in view.failures] == ["killed from outside"]
@@ -86,11 +93,14 @@ def test_a_killed_rank_goes_on_from_a_bucket(reference: str, far: Client) -> Non
 
 
 def test_a_job_goes_on_from_its_second_copy(reference: str, far: Client, tmp_path: Path) -> None:
-    captured = far.put(pickle.dumps({"pause": 0.03}))
+    cancelled = tmp_path / "cancelled"
+    source, values = slow(cancelled)
+    captured = far.put(pickle.dumps(values))
     copy = str(tmp_path / "copy")
-    job = submit(far, "copied", SOURCE, 2, OUT, EVERY, captured=captured, replicas=(copy,))
+    job = submit(far, "copied", source, 2, OUT, EVERY, captured=captured, replicas=(copy,))
     wait(far, job, lambda v: v.step >= 12)
     far.cancel(job)
+    cancelled.touch()
     assert wait(far, job, lambda v: v.state.final).state is JobState.CANCELLED
     while {c.replicated for c in far.runs("copied")[0].checkpoints} != {"yes"}:
         time.sleep(0.05)

@@ -67,19 +67,26 @@ def test_a_gang_computes_the_same_whatever_its_checkpoints_look_like(
     plain: Supervised, keyed: Supervised, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Plain, compressed and encrypted attempts of one job, each going on where the last left."""
-    source = train(6, 0.02) + "\nsecret_name_of_mine = 1"
+    first, second = tmp_path / "first", tmp_path / "second"
+    source = train(6, 0.02, {9: first, 24: second}) + "\nsecret_name_of_mine = 1"
+    first.touch()
+    second.touch()
     whole = Gang([plain], tmp_path / "a", source, "whole#1", Interval(steps=5), OUT)
     whole.begin([2])
     whole.ended()
+    first.unlink()
+    second.unlink()
     parts = Gang([plain], tmp_path / "b", source, "parts#1", Interval(steps=5), OUT)
     parts.begin([2])
     parts.checkpoint(5)
     parts.kill()
+    first.touch()
     parts.ended()
     assert {t.codecs for t in manifest_of(parts).tensors} == {()}
     parts.begin([2], compress="zstd")
     parts.checkpoint(15)
     parts.kill()
+    second.touch()
     parts.ended()
     compressed = manifest_of(parts)
     assert all(t.codecs == codecs_of("zstd") for t in compressed.tensors)

@@ -66,10 +66,15 @@ def references(client: Client) -> dict[int, str]:
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 4])
-def test_killed_rank(client: Client, references: dict[int, str], workers: int) -> None:
-    job = submit(client, f"rank-{workers}", train(pause=0.03), workers, OUT)
+def test_killed_rank(
+    client: Client, references: dict[int, str], workers: int, tmp_path: Path
+) -> None:
+    killed = tmp_path / "killed"
+    source = train(pause=0.03, gates={30: killed})
+    job = submit(client, f"rank-{workers}", source, workers, OUT)
     view = wait(client, job, lambda v: v.step >= 12)
     os.kill(view.ranks[-1].pid, signal.SIGKILL)
+    killed.touch()
     view = finish(client, job)
     assert view.state is JobState.SUCCEEDED
     assert [f.cause for f in view.failures] == ["killed from outside"]
@@ -80,13 +85,16 @@ def test_killed_rank(client: Client, references: dict[int, str], workers: int) -
 
 @pytest.mark.parametrize("role", ["worker", "nanny", "scheduler", "watchdog"])
 def test_managers_die_and_training_goes_on(
-    client: Client, home: Path, references: dict[int, str], role: str
+    client: Client, home: Path, references: dict[int, str], role: str, tmp_path: Path
 ) -> None:
     """What manages the ranks dies; they are adopted, and no step is lost."""
-    job = submit(client, f"adopt-{role}", train(epochs=6, pause=0.1), 2, OUT)
+    killed = tmp_path / "killed"
+    source = train(epochs=6, pause=0.1, gates={36: killed})
+    job = submit(client, f"adopt-{role}", source, 2, OUT)
     before = wait(client, job, lambda v: v.step >= 6)
     for pid in pids(role, home):
         os.kill(pid, signal.SIGKILL)
+    killed.touch()
     view = finish(client, job)
     assert view.state is JobState.SUCCEEDED
     assert view.attempts == 1, view.failures
@@ -94,12 +102,16 @@ def test_managers_die_and_training_goes_on(
     check_equal(client, job, references[2])
 
 
-def test_killed_supervisor(client: Client, home: Path, references: dict[int, str]) -> None:
+def test_killed_supervisor(
+    client: Client, home: Path, references: dict[int, str], tmp_path: Path
+) -> None:
     """The parent of the ranks dies, and they with it; a new one takes over."""
-    job = submit(client, "supervisor", train(pause=0.05), 2, OUT)
+    killed = tmp_path / "killed"
+    job = submit(client, "supervisor", train(pause=0.05, gates={36: killed}), 2, OUT)
     before = wait(client, job, lambda v: v.step >= 12)
     (pid,) = pids("supervisor", home)
     os.kill(pid, signal.SIGKILL)
+    killed.touch()
     assert not psutil.wait_procs([_process(r.pid) for r in before.ranks if r.pid], 5)[1]
     view = finish(client, job)
     assert view.state is JobState.SUCCEEDED

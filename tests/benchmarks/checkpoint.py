@@ -1,16 +1,17 @@
 """Checkpoints against PyTorch's, `torch.save` and torch-checkpointing, side by side in one run.
 
     make bench NAME=checkpoint
-    python tests/benchmarks/checkpoint.py [--rounds N] [--folder DIR] [--only PART] [--steps N]
+    python tests/benchmarks/checkpoint.py [--rounds N] [--folder DIR] [--only PART] [--timed N]
 
 The state is GPT-2 small with AdamW (1.5 GB), 2,000 tensors of 64 KiB, and the first with 5 % of
 its bytes changed. All saves are made durable: fsync of the files and of their folder is part of
 every "save to durable", and of what is written beside the loop.
 
 * Stall: a loop on one thread (`checkpoint_loop`), ours as a rank of a real cluster, the peers'
-  each in its own process. Time lost per checkpoint is the wall time of a segment with one less
-  that of one without; the slowdown is that of the steps made while it was written. The first round
-  runs all of DCP's modes, the others the best two; the best is the one that loses least.
+  each in its own process. Time lost per checkpoint is what the steps until it is durable, and one
+  more, take beyond the plain steps around them; the slowdown is that of the steps made while it
+  was written. The first round runs all of DCP's modes, the others the best two; the best is the
+  one that loses least.
 * Save, load: `checkpoint_disk`. Nothing else runs. Direct writes of as many bytes show what the
   device can do at all.
 
@@ -36,7 +37,7 @@ from statistics import median
 import torch
 
 import checkpoint_disk as disk
-from checkpoint_loop import STEPS, Loss, Training
+from checkpoint_loop import TIMED, Loss, Training
 from checkpoint_peers import ASYNC, DCP_MODES, PACKAGE
 from launch import log_with
 from peers import cluster, submit
@@ -54,7 +55,7 @@ import checkpoint_loop
 training = checkpoint_loop.Training()
 run.track(model=training.model, optimizer=training.optimizer)
 saver = checkpoint_loop.OurSaver(run, RUNS)
-found = checkpoint_loop.measure(training, run.steps, saver, LENGTH)
+found = checkpoint_loop.measure(training, run.steps, saver, TIMED)
 print("timings", json.dumps(found), flush=True)
 """
 
@@ -65,34 +66,34 @@ LEAST_TIME, LEAST_FRACTION = 0.001, 0.001
 # --- stall ----------------------------------------------------------------------------------
 
 
-def run_ours(length: int) -> Loss:
+def run_ours(timed: int) -> Loss:
     """Run the loop as a job of one rank on a cluster of its own."""
     with cluster(1) as client:
         source = CELL.replace("RUNS", repr(str(load_settings().runs)))
-        job = submit(client, source.replace("LENGTH", str(length)), 1, Interval())
+        job = submit(client, source.replace("TIMED", str(timed)), 1, Interval())
         text = log_with(client, job, "timings")
         return Loss(**json.loads(text.split("timings ")[1].splitlines()[0]))
 
 
-def run_peer(name: str, length: int) -> Loss:
+def run_peer(name: str, timed: int) -> Loss:
     """Run the loop with a peer in a process of its own."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
     env["GLOO_SOCKET_IFNAME"] = "lo"
     with tempfile.TemporaryDirectory(prefix="peer-") as folder:
-        command = [sys.executable, str(HERE / "checkpoint_peers.py"), name, folder, str(length)]
+        command = [sys.executable, str(HERE / "checkpoint_peers.py"), name, folder, str(timed)]
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"{name} failed:\n{done.stderr}")
     return Loss(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def stall(rounds: int, length: int) -> dict[str, float]:
+def stall(rounds: int, timed: int) -> dict[str, float]:
     """Run everybody's loop; print what each has shown, return the ratios."""
     losses: dict[str, list[Loss]] = {}
     names = [disk.OURS, *ASYNC]
     for number in range(rounds):
         for name in disk.rotated(names, number):
-            loss = run_ours(length) if name == disk.OURS else run_peer(name, length)
+            loss = run_ours(timed) if name == disk.OURS else run_peer(name, timed)
             losses.setdefault(name, []).append(loss)
             print(
                 f"round {number + 1}, {name}: lost {loss.lost:.3f} s, paused {loss.pause:.3f} s, "
@@ -207,7 +208,7 @@ def main() -> None:
     """Print everything, the figures last."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--steps", type=int, default=STEPS, help="of a segment of the loop")
+    parser.add_argument("--timed", type=int, default=TIMED, help="checkpoints of a launch")
     parser.add_argument("--folder", type=Path, default=HERE.parents[1].parent, metavar="DIR")
     parser.add_argument("--only", choices=("stall", "save", "load"))
     options = parser.parse_args()
@@ -215,7 +216,7 @@ def main() -> None:
     with place(options.folder) as folder:
         describe(folder)
         if options.only in (None, "stall"):
-            figures |= stall(options.rounds, options.steps)
+            figures |= stall(options.rounds, options.timed)
         training = Training()
         if options.only in (None, "save"):
             figures |= save(folder, training, options.rounds)

@@ -1,10 +1,12 @@
 """A training loop with and without checkpoints, the same for us and for all peers.
 
 GPT-2 small (124 M parameters, the output layer tied to the embedding) and AdamW on one thread, as
-ranks have; a short batch, so that a step takes about half a second. What is timed is a row of
-segments in one process: two checkpoints to warm up (buffers are reused), then pairs of one with
-and one without, in changing order, so that drift of the machine cancels. A checkpoint begins when
-the first step of its segment has ended; the next segment begins only when it is durable.
+ranks have; a short batch, so that a step takes about half a second. What is timed is one row of
+steps in one process: two checkpoints to warm up (buffers are reused), then plain steps and
+checkpoints in turn. A checkpoint is asked for when a step has ended; until it is durable, and in
+the step after that, time may be lost. What steps take without is taken from the plain ones just
+before and just after: a machine's speed drifts by several percent within seconds, which a
+baseline from further away would count as lost or won.
 """
 
 from __future__ import annotations
@@ -13,9 +15,9 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
-from itertools import chain
+from itertools import pairwise
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any, Protocol
 
 import torch
@@ -24,13 +26,10 @@ from torch.nn import functional
 
 VOCABULARY, CONTEXT, WIDTH, HEADS, LAYERS = 50257, 1024, 768, 12, 12
 TOKENS = 16
-#: Steps of a segment that is timed: longer than any peer writes. Of a warm-up, fewer do.
-STEPS, WARMUP = 10, 3
-#: Whether a checkpoint is taken in each segment.
-WARMUPS = (True, True)
-TIMED = (False, True, True, False, False, True, True, False)
-#: A checkpoint that takes longer than this has failed.
-PATIENCE = 120.0
+#: Checkpoints that are timed, those before them that aren't, and plain steps before and after each.
+TIMED, WARMUPS, PLAIN = 8, 2, 6
+#: A checkpoint that takes longer than this has failed; no launch makes so many steps.
+PATIENCE, MOST = 120.0, 10_000
 
 
 class Block(nn.Module):
@@ -101,8 +100,8 @@ class Saver(Protocol):
     def lock(self) -> AbstractContextManager[Any]:
         """Guard an update against the snapshot."""
 
-    def finished(self) -> float:
-        """Wait until the checkpoint is durable; return the time (`time.time`) when it was."""
+    def durable(self) -> float | None:
+        """Return the time (`time.time`) since when the last one is durable; None: it isn't yet."""
 
 
 class OurSaver:
@@ -117,60 +116,71 @@ class OurSaver:
         """The optimizer's step waits by itself."""
         return nullcontext()
 
-    def finished(self) -> float:
-        """Wait for the checkpoint's root group, which is created last."""
-        end = time.monotonic() + PATIENCE
-        while not (new := set(self._runs.glob("*/*/zarr.json")) - self._seen):
-            if time.monotonic() > end:
-                raise TimeoutError(f"No new checkpoint in {self._runs}.")
-            time.sleep(0.02)
+    def durable(self) -> float | None:
+        """Look for the checkpoint's root group, which is created last."""
+        new = set(self._runs.glob("*/*/zarr.json")) - self._seen
         self._seen |= new
-        return max(path.stat().st_ctime for path in new)
+        return max((path.stat().st_ctime for path in new), default=None)
+
+
+@dataclass(frozen=True)
+class Step:
+    """When a step began and ended."""
+
+    began: float
+    ended: float
 
 
 @dataclass
-class Segment:
-    """When steps began and ended, and when the checkpoint was durable, if there was one."""
+class Saved:
+    """A checkpoint: the steps since it was asked for, and the plain ones around it.
 
-    saves: bool
-    began: list[float] = field(default_factory=list)
-    ended: list[float] = field(default_factory=list)
-    durable: float | None = None
+    `before` has one more at its begin, which only tells when the first plain one can have begun.
+    """
+
+    before: list[Step]
+    steps: list[Step] = field(default_factory=list)
+    after: list[Step] = field(default_factory=list)
+    durable: float = 0.0
 
     @property
-    def wall(self) -> float:
-        """Seconds from the first step's begin to the last one's end."""
-        return self.ended[-1] - self.began[0]
+    def plain(self) -> float:
+        """Seconds from one plain step's end to the next one's, here and now."""
+        rows = (self.before, [self.steps[-1], *self.after])
+        return mean(median(step.ended - last.ended for last, step in pairwise(row)) for row in rows)
+
+    @property
+    def lost(self) -> float:
+        """Seconds that these steps took beyond what as many plain ones take."""
+        return self.steps[-1].ended - self.before[-1].ended - len(self.steps) * self.plain
 
     @property
     def pause(self) -> float:
-        """Seconds between the first two steps: there the checkpoint begins."""
-        return self.began[1] - self.ended[0]
+        """Seconds between the last step before and the first one after the request."""
+        return self.steps[0].began - self.before[-1].ended
 
     @property
-    def during(self) -> list[float]:
-        """Seconds of each step that was made, for the most part, while it was written.
+    def slowdown(self) -> float | None:
+        """How much slower, as a fraction, steps are that are made while it is written.
 
         In the first after the request the snapshot may still be taken: what that costs is lost
         time, but says nothing of writing. So it counts for nobody.
         """
-        assert self.durable is not None
-        steps = [(b, e) for b, e in zip(self.began[2:], self.ended[2:], strict=True)]
-        return [e - b for b, e in steps if (b + e) / 2 < self.durable]
-
-    @property
-    def steps(self) -> list[float]:
-        """Seconds of each step."""
-        return [e - b for b, e in zip(self.began, self.ended, strict=True)]
+        rows = self.steps[1:]
+        during = [s.ended - s.began for s in rows if (s.began + s.ended) / 2 < self.durable]
+        if not during:
+            return None
+        plain = median(step.ended - step.began for step in (*self.before[1:], *self.after))
+        return median(during) / plain - 1
 
 
 @dataclass(frozen=True)
 class Loss:
-    """What one launch has shown, in seconds but for `slowdown`, which is a fraction.
+    """What one launch has shown: medians over its checkpoints.
 
-    `lost` is training time per checkpoint, the median of the pairs; `pause` what of it the loop
-    stood still between two steps; `durable` from the request until it is; `step` a step without
-    checkpoints.
+    In seconds but for `slowdown`, which is a fraction. `lost` is training time per checkpoint;
+    `pause` what of it the loop stood still between two steps; `durable` from the request until
+    it is; `step` a step without checkpoints.
     """
 
     lost: float
@@ -181,34 +191,48 @@ class Loss:
 
 
 def measure(
-    training: Training, steps: Callable[[int], Iterable[Any]], saver: Saver, length: int = STEPS
+    training: Training,
+    steps: Callable[[int], Iterable[Any]],
+    saver: Saver,
+    timed: int = TIMED,
 ) -> dict[str, float]:
-    """Train all segments; return the fields of a `Loss`."""
-    plan = [(WARMUP, saves) for saves in WARMUPS] + [(length, saves) for saves in TIMED]
-    segments = [Segment(saves) for _, saves in plan]
-    places = [(s, n) for s, (count, _) in zip(segments, plan, strict=True) for n in range(count)]
-    last: Segment | None = None
-    for (segment, number), _ in zip(places, steps(len(places)), strict=False):
-        if segment is not last and last is not None and last.saves:
-            last.durable = saver.finished()
-        last = segment
-        segment.began.append(time.time())
+    """Train, and take so many checkpoints; return the fields of a `Loss`."""
+    found: list[Saved] = []
+    plain: list[Step] = []
+    current: Saved | None = None
+    asked = 0.0
+    for _ in steps(MOST):
+        began = time.time()
         training.step(saver.lock())
-        segment.ended.append(time.time())
-        if number == 0 and segment.saves:
-            saver.begin()
-    return asdict(evaluate(segments[len(WARMUPS) :]))
+        step = Step(began, time.time())
+        if current is None:
+            plain.append(step)
+            if found:
+                found[-1].after = plain[1:]
+            if len(plain) > PLAIN:
+                if len(found) == WARMUPS + timed:
+                    break
+                current, asked = Saved(plain), step.ended
+                saver.begin()
+            continue
+        current.steps.append(step)
+        if current.durable:  # the one after it
+            found.append(current)
+            current, plain = None, [step]
+        elif (durable := saver.durable()) is not None:
+            current.durable = durable
+        elif step.ended - asked > PATIENCE:
+            raise TimeoutError("A checkpoint isn't there yet.")
+    return asdict(evaluate(found[WARMUPS:]))
 
 
-def evaluate(segments: list[Segment]) -> Loss:
-    """Compare the segments with checkpoints to those without."""
-    saved = [s for s in segments if s.saves]
-    plain = [s for s in segments if not s.saves]
-    pairs = list(zip(saved, plain, strict=True))  # next to each other
+def evaluate(found: list[Saved]) -> Loss:
+    """Return the medians."""
+    slowdowns = [saved.slowdown for saved in found]
     return Loss(
-        median(s.wall - p.wall for s, p in pairs),
-        median(median(s.during) / median(p.steps) - 1 for s, p in pairs if s.during),
-        median(s.pause for s in saved),
-        median(s.durable - s.ended[0] for s in saved if s.durable is not None),
-        median(chain.from_iterable(s.steps for s in plain)),
+        median(saved.lost for saved in found),
+        median([s for s in slowdowns if s is not None] or [0.0]),
+        median(saved.pause for saved in found),
+        median(saved.durable - saved.before[-1].ended for saved in found),
+        median(saved.plain for saved in found),
     )

@@ -30,7 +30,7 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType
 
-from checkpoint_loop import PATIENCE, STEPS, Training, measure
+from checkpoint_loop import TIMED, Training, measure
 
 PACKAGE = "torch-checkpointing"
 LIMIT = "direct writes (the device's limit)"
@@ -147,6 +147,7 @@ class Background:
         """Return where the next checkpoint goes; the one before must be done, as with us."""
         if self._written is not None:
             self._written.result()
+        self._durable = 0.0
         self._count += 1
         return self._folder / f"step-{self._count}"
 
@@ -157,11 +158,13 @@ class Background:
     def _note(self, _: Future[Any]) -> None:
         self._durable = time.time()
 
-    def finished(self) -> float:
-        """Wait until it is durable; return when it was."""
+    def durable(self) -> float | None:
+        """Return when it was durable; None: it isn't yet."""
         assert self._written is not None
-        self._written.result(PATIENCE)
-        return self._durable
+        if not self._written.done():
+            return None
+        self._written.result()
+        return self._durable or None  # noted a moment later
 
 
 class Dcp(Background):
@@ -254,12 +257,12 @@ def saver(name: str, training: Training, folder: Path) -> Dcp | Package:
 def main() -> None:
     """Run the loop with the saver that the first argument names."""
     name, folder = sys.argv[1], Path(sys.argv[2])
-    length = int(sys.argv[3]) if len(sys.argv) > 3 else STEPS
+    timed = int(sys.argv[3]) if len(sys.argv) > 3 else TIMED
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     training = Training()
     taker = saver(name, training, folder)
-    found = measure(training, lambda count: range(count), taker, length)
+    found = measure(training, lambda count: range(count), taker, timed)
     taker.close()
     print(json.dumps(found), flush=True)
 

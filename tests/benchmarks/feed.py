@@ -17,9 +17,10 @@ from typing import Any
 import msgspec
 
 from resilient_nb.control.commands import Commands
-from resilient_nb.control.engine import Engine, Shell
+from resilient_nb.control.engine import Engine
 from resilient_nb.control.feed import Feed
 from resilient_nb.control.pieces import Sources
+from resilient_nb.control.shell import Shell
 from resilient_nb.core.alert_model import AlertsReport
 from resilient_nb.storage.journal import SqliteJournal
 from resilient_nb.testing.builders import a_report, a_spec
@@ -43,8 +44,8 @@ class Bench:
         shell = Shell(self.journal, RecordingLauncher(), self.clock, self.feed.changed)
         self.engine = Engine(fake_settings(home), shell)
         commands = Commands(self.engine, "tcp://here")
-        alerts = AlertsReport((), (), ())
-        self.feed.begin(Sources(self.engine, commands.cluster, commands.run_view, lambda: alerts))
+        views, alerts = commands.views, AlertsReport((), (), ())
+        self.feed.begin(Sources(self.engine, views.cluster, views.run, lambda: alerts))
         self.hosts = [f"h{n:03}" for n in range(RANKS // ON_HOST)]
         for host in self.hosts:
             self.engine.report(a_report(host, slots=ON_HOST))

@@ -393,8 +393,8 @@ class Boundary:
 
     @property
     def leaving(self) -> bool:
-        """Whether the job was asked to leave."""
-        return self._leaving.asked
+        """Whether the job was asked to leave, and all ranks know where."""
+        return self._leaving.agreed
 
     @property
     def underway(self) -> int | None:

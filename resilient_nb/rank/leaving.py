@@ -65,6 +65,11 @@ class Leaving:
         except dist.DistError:
             self._lost()
 
+    @property
+    def agreed(self) -> bool:
+        """Whether it is known where all leave: what is done from then on can't move it."""
+        return self._agreed.is_set()
+
     def close(self) -> None:
         """The cell has ended: that rank 0 goes, and the store with it, is no news any more."""
         self._over = True

@@ -29,8 +29,8 @@ def test_a_job_that_is_broken_on_purpose_computes_the_same(
     client: Client, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     cut_off = tmp_path / "cut-off"
-    whole = finish(client, submit(client, "left-alone", train(8), 2, OUT))
-    job = submit(client, "broken", train(8, pause=0.04, gates={40: cut_off}), 2, OUT)
+    whole = finish(client, submit(client, "left-alone", train(16), 2, OUT))
+    job = submit(client, "broken", train(16, pause=0.06, gates={100: cut_off}), 2, OUT)
     wait(client, job, lambda view: view.step >= 8)
     killed = chaos(capsys, "broken", "kill-rank", "--rank", "1")
     assert killed["failures"] == ["killed from outside"]
@@ -48,7 +48,7 @@ def test_a_job_that_is_broken_on_purpose_computes_the_same(
     assert [row["kind"] for row in report["injected"]] == ["kill-rank", "drop-network"]
     goodput = report["goodput"]
     assert goodput["failures"] == 2
-    assert goodput["steps"] == 56
+    assert goodput["steps"] == 112
     assert goodput["mttr_s"] > 0
     assert 0 < goodput["goodput"] < 1
     assert cli.main(["chaos", "broken", "report"]) == 0

@@ -22,6 +22,7 @@ from resilient_nb.errors import (
     InvalidRequest,
     ResilientError,
 )
+from resilient_nb.supervisor import scratch
 from resilient_nb.supervisor.place import Place
 from resilient_nb.supervisor.shelf import drop as drop_shelf
 
@@ -171,5 +172,7 @@ def end_supervisors(home: Path) -> None:
         except (psutil.Error, ValueError, FileNotFoundError):
             continue
     for folder in home.glob("supervisors/*/"):
-        drop_shelf(Place(folder))  # of one that was killed
+        place = Place(folder)  # of one that was killed
+        drop_shelf(place)
+        scratch.sweep(place)
     shutil.rmtree(home / "supervisors", ignore_errors=True)

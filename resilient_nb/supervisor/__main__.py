@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from resilient_nb.config import load_settings
+from resilient_nb.supervisor import scratch
 from resilient_nb.supervisor.cgroups import find as find_groups
 from resilient_nb.supervisor.children import become_subreaper
 from resilient_nb.supervisor.loop import Supervisor
@@ -32,10 +33,11 @@ def main() -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return  # another one serves this folder
+    scratch.sweep(place)
     place.pid.write_text(str(os.getpid()))
     become_subreaper()
     supervisor = Supervisor(place, listen(place.socket), lock, args.orphan_grace)
-    supervisor.load(args.entry, find_groups(load_settings().cgroup))
+    supervisor.launcher.load(args.entry, find_groups(load_settings().cgroup))
     gc.collect()
     gc.freeze()  # keep forks from copying pages that only the collector touches
     try:
@@ -43,6 +45,7 @@ def main() -> None:
     finally:
         place.socket.unlink(missing_ok=True)
         place.pid.unlink(missing_ok=True)
+        scratch.sweep(place)
         drop_shelf(place)
 
 

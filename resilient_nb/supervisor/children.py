@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 
 from resilient_nb.core.model import Outcome, RankEnd
+from resilient_nb.supervisor import scratch
 from resilient_nb.supervisor.activity import Activity
 from resilient_nb.supervisor.footprint import Footprint
 from resilient_nb.supervisor.limits import Limit
@@ -239,6 +240,7 @@ def fork_rank(
             _settle(parent, log, close_inherited)
             limit.enter()
             stacks.register()
+            scratch.use(seat.scratch)
             entry(attempt, rank, seat, theirs, rendezvous)
         except BaseException:
             sys.excepthook(*sys.exc_info())

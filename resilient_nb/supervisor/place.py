@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 import sys
@@ -27,6 +28,11 @@ class Place:
     def of(cls, home: Path, cluster_id: str, host: str) -> Place:
         """Return the place of a host's supervisor below a home folder."""
         return cls(home / "supervisors" / f"{cluster_id}-{host}")
+
+    @property
+    def digest(self) -> str:
+        """A short name for it that no other place has."""
+        return hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:12]
 
     def alive(self) -> bool:
         """Whether a supervisor of this machine serves the folder."""

@@ -18,6 +18,7 @@ class Seat:
         slots: how many slots they share.
         first_slot: the number of the first of these on the host, from 0.
         shelf: where the host keeps checkpoints in memory, "" if it doesn't.
+        scratch: where its multiprocessing keeps its sockets, "" for where it usually does.
         reached: how far it is.
     """
 
@@ -26,6 +27,7 @@ class Seat:
     slots: int
     first_slot: int = 0
     shelf: str = ""
+    scratch: str = ""
     reached: Reached = field(default_factory=Reached, compare=False)
 
 

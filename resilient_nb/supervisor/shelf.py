@@ -6,7 +6,6 @@ folder in a file, so that what is left of a supervisor that was killed can be to
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import stat
@@ -30,8 +29,7 @@ _MAKING = 60.0
 
 def shelf_of(root: str, place: Place) -> Path:
     """Return where the shelf of a supervisor is, or would be, below a folder in memory."""
-    digest = hashlib.sha256(os.fsencode(place.folder)).hexdigest()[:12]
-    return _users(root) / f"{place.folder.name}-{digest}"
+    return _users(root) / f"{place.folder.name}-{place.digest}"
 
 
 def at(root: str, place: Place) -> ShelfStore:

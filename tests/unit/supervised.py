@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 
 from resilient_nb.core.model import Cell, RankEnd
+from resilient_nb.supervisor import scratch
 from resilient_nb.supervisor.place import Place, short_path
 from resilient_nb.testing.builders import an_attempt
 from resilient_nb.wire.codec import build
@@ -187,6 +188,7 @@ class Host:
         for process in self.processes:
             process.kill()  # ranks die with it
             process.wait(PATIENCE)
+        scratch.sweep(self.place)
 
 
 def serving(place: Path) -> Iterator[Host]:

@@ -38,7 +38,7 @@ class Overrides:
 
     Args:
         engine: whose jobs they are.
-        submit: as `Commands` does it.
+        submit: as `Submitting` does it.
         check_owner: raises if who asks may not act on a run.
     """
 

@@ -22,7 +22,7 @@ from resilient_nb.control.alerting import Alerting
 from resilient_nb.control.autoscale import Autoscale
 from resilient_nb.control.commands import Commands
 from resilient_nb.control.cordon import Cordon
-from resilient_nb.control.engine import Engine, Shell
+from resilient_nb.control.engine import Engine
 from resilient_nb.control.feed import Feed
 from resilient_nb.control.identity import Identities, Identity
 from resilient_nb.control.metrics import Metrics, metrics_url
@@ -40,9 +40,11 @@ from resilient_nb.control.policy_file import PolicyFile
 from resilient_nb.control.preflight import missing
 from resilient_nb.control.replication import Replication
 from resilient_nb.control.retirement import Retirement
+from resilient_nb.control.shell import Shell
 from resilient_nb.control.spans import Spans
 from resilient_nb.control.storing import Storing
 from resilient_nb.control.sweeping import Sweeping
+from resilient_nb.core import lookup
 from resilient_nb.core.model import Job
 from resilient_nb.core.policy import Policy
 from resilient_nb.errors import JournalFailed, ResilientError, VersionMismatch
@@ -153,8 +155,8 @@ class ControlPlugin(SchedulerPlugin):
         )
         self._storing.waits_for(self._engine.world.cluster_id)  # begin to look
         self._alerting = Alerting(self._engine)
-        commands, alerts = self._commands, self._alerting.report
-        self._feed.begin(Sources(self._engine, commands.cluster, commands.run_view, alerts))
+        views, alerts = self._commands.views, self._alerting.report
+        self._feed.begin(Sources(self._engine, views.cluster, views.run, alerts))
         self._metrics = Metrics(self._engine, self._alerting)
         self._spans = Spans(self._engine)
         self._mlflow = MlflowSync(self._engine)
@@ -268,10 +270,11 @@ class ControlPlugin(SchedulerPlugin):
             if isinstance(message, Follow):
                 return {"ok": plain(await self._feed.follow(message))}
             if isinstance(message, (rq.FindJobs, rq.ReadFacts)):
-                read = self._commands.reader(message)
+                read = self._commands.views.reader(message)
                 return {"ok": await asyncio.to_thread(lambda: plain(read()))}
             if isinstance(message, rq.ReadOut):
-                return {"ok": plain(await asyncio.to_thread(self._commands.out_reader(message)))}
+                read_out = self._commands.views.out_reader(message)
+                return {"ok": plain(await asyncio.to_thread(read_out))}
             if isinstance(message, rq.GetAlerts):
                 return {"ok": plain(self._alerting.report())}
             if isinstance(message, rq.TestAlerts):
@@ -287,7 +290,7 @@ class ControlPlugin(SchedulerPlugin):
         return self._identities.of(comm, self._engine.world.policy.trust_claims)
 
     async def _watch(self, request: rq.Watch) -> rq.Watched:
-        job = self._commands.job(request.job)
+        job = lookup.job(self._engine.world, request.job)
         await self._feed.wait(job.id, request.seen, min(request.timeout, 60.0))
         return rq.Watched(
             self._feed.version(job.id), self._engine.view(self._engine.world.jobs[job.id])

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from resilient_nb.config import Settings
-from resilient_nb.control.engine import Engine, Shell
+from resilient_nb.control.engine import Engine
+from resilient_nb.control.shell import Shell
 from resilient_nb.core.events import EVENTS, Event
 from resilient_nb.core.model import Checkpoint, Outcome, RankEnd
 from resilient_nb.errors import JournalFailed

@@ -9,9 +9,10 @@ from typing import Any
 
 from resilient_nb.control.board import board_row
 from resilient_nb.control.commands import Commands
-from resilient_nb.control.engine import Engine, Shell
+from resilient_nb.control.engine import Engine
 from resilient_nb.control.feed import Feed
 from resilient_nb.control.pieces import Sources
+from resilient_nb.control.shell import Shell
 from resilient_nb.core.alert_model import AlertsReport
 from resilient_nb.core.model import Outcome
 from resilient_nb.core.views import run_view
@@ -40,7 +41,8 @@ class Plane(FakeCluster):
         engine = Engine(self.settings, shell)
         commands = Commands(engine, "tcp://here")
         self.ask = lambda request: commands(request, "ada")
-        self.feed.begin(Sources(engine, commands.cluster, commands.run_view, lambda: self.alerts))
+        views = commands.views
+        self.feed.begin(Sources(engine, views.cluster, views.run, lambda: self.alerts))
         return engine
 
     def submit(self, run: str = "digits", workers: int = 1, **spec: Any) -> str:
@@ -187,5 +189,5 @@ def listed(plane: Plane) -> dict[str, Any]:
 
 def calm(row: dict[str, Any]) -> dict[str, Any]:
     """Return a row without what time alone changes."""
-    timed = ("reason", "starts_at") if row["state"] == "queued" else ()
+    timed = ("reason", "starts_at", "starts_guess") if row["state"] == "queued" else ()
     return {name: value for name, value in row.items() if name not in timed}

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from resilient_nb.control.commands import Commands
-from resilient_nb.control.engine import Engine, Shell
+from resilient_nb.control.engine import Engine
+from resilient_nb.control.shell import Shell
 from resilient_nb.core.model import JobState, Outcome
 from resilient_nb.core.views import CheckpointView, RunView
 from resilient_nb.errors import (

@@ -18,8 +18,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from resilient_nb.control import dispatch
 from resilient_nb.control.commands import Commands
-from resilient_nb.control.engine import Engine, Shell
+from resilient_nb.control.engine import Engine
 from resilient_nb.control.launching import LAUNCH_PATIENCE, ORDER_AGAIN
+from resilient_nb.control.shell import Shell
 from resilient_nb.core import dependencies, recovery
 from resilient_nb.core.events import JournalSalvaged
 from resilient_nb.core.interval import PRESUMED
@@ -625,7 +626,7 @@ def test_a_new_engine_ends_a_stop_that_was_under_way(desk: Desk) -> None:
 
 def test_a_new_engine_concludes_a_gang_that_had_ended(desk: Desk) -> None:
     desk.running()
-    desk.engine._end(desk.job(), an_end(0))  # the process dies right after this append
+    desk.engine.gangs.rank_ended(desk.job(), an_end(0))  # the process dies right after this append
     desk.restart()
     desk.engine.tick()
     assert desk.job().state is JobState.SUCCEEDED

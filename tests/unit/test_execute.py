@@ -14,6 +14,7 @@ import resilient_nb
 from resilient_nb import api, cli, connection
 from resilient_nb.client import Client, Tls
 from resilient_nb.control.commands import Commands
+from resilient_nb.core import lookup
 from resilient_nb.core.model import (
     Cell,
     JobSpec,
@@ -282,7 +283,7 @@ class RealPlane(Client):
     def request(self, message: Any, kind: type[T]) -> T:
         request = rq.REQUESTS.unpack(rq.REQUESTS.pack(message))
         if isinstance(request, rq.Watch):
-            job = self._commands.job(request.job)
+            job = lookup.job(self.plane.engine.world, request.job)
             return build(kind, plain(rq.Watched(1, self.plane.engine.view(job))))
         return build(kind, plain(self._commands(request, self.user)))
 

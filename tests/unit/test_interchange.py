@@ -23,7 +23,8 @@ import resilient_nb
 from resilient_nb import connection
 from resilient_nb.client import Client
 from resilient_nb.control.commands import Commands
-from resilient_nb.control.engine import Engine, Shell
+from resilient_nb.control.engine import Engine
+from resilient_nb.control.shell import Shell
 from resilient_nb.core import events as ev
 from resilient_nb.errors import (
     CannotStore,

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from resilient_nb import connection
 from resilient_nb.client import Client
 from resilient_nb.control.commands import Commands
-from resilient_nb.control.engine import Engine, Shell
+from resilient_nb.control.engine import Engine
 from resilient_nb.control.preflight import missing
+from resilient_nb.control.shell import Shell
 from resilient_nb.control.storing import Storing
 from resilient_nb.core import events as ev
 from resilient_nb.core.lifecycle import replay

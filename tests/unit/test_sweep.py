@@ -19,7 +19,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from resilient_nb.control import sweeping
 from resilient_nb.control.commands import Commands
-from resilient_nb.control.engine import Engine, Shell
+from resilient_nb.control.engine import Engine
+from resilient_nb.control.shell import Shell
 from resilient_nb.control.sweeping import Sweeping
 from resilient_nb.core import events as ev
 from resilient_nb.core.model import Best, JobState, Keep, Outcome, StopReason

@@ -17,7 +17,6 @@ import type {
   Done,
   Down,
   Hello,
-  JobView,
   LogMatches,
   LogText,
   News,
@@ -25,7 +24,7 @@ import type {
   Wish
 } from "./protocol";
 import { Socket } from "./socket";
-import type { Contact, IBoardModel, IFeed, IJobModel } from "./tokens";
+import type { Contact, IBoardModel, IFeed, IJobModel, ISaved } from "./tokens";
 
 /**
  * Follows a cluster through the Jupyter server. No kernel is needed for it.
@@ -70,7 +69,7 @@ export class Feed implements IFeed, IDisposable {
     return this._clock.now();
   }
 
-  job(id: string, saved: JobView | null = null, cluster = ""): IJobModel {
+  job(id: string, saved: ISaved | null = null, cluster = ""): IJobModel {
     return this._jobs.hold(id, saved, cluster);
   }
 

@@ -15,14 +15,13 @@ import { Feed } from "./feed";
 import { JobHost } from "./host";
 import { jobFactory } from "./mime";
 import { JobPanel } from "./panel";
-import type { JobView } from "./protocol";
 import { Preferences } from "./settings";
 import { shellActions } from "./shellActions";
 import { SidebarWidget } from "./sidebar/widget";
 import { Steering } from "./steering";
 import { JobTabs, OPEN_JOB } from "./tabs";
 import { IResilientFeed } from "./tokens";
-import type { IFeed, IShellActions } from "./tokens";
+import type { IFeed, ISaved, IShellActions } from "./tokens";
 
 /** The plugin that has the settings: its name is that of schema/plugin.json. */
 const SETTINGS = "resilient_nb:plugin";
@@ -33,7 +32,7 @@ const IPreferencesToken = new Token<Preferences>("resilient_nb:Preferences");
 interface IJobs {
   readonly actions: IShellActions;
   readonly tabs: JobTabs;
-  panel(job: string, saved: JobView | null, compact: boolean, cluster?: string): JobHost;
+  panel(job: string, saved: ISaved | null, compact: boolean, cluster?: string): JobHost;
 }
 
 const IJobsToken = new Token<IJobs>("resilient_nb:Jobs");
@@ -99,7 +98,7 @@ const jobs: JupyterFrontEndPlugin<IJobs> = {
     const trans = words(translator);
     const openJob = (job: string) => void app.commands.execute(OPEN_JOB, { job });
     const actions = shellActions({ trans, documents, notebooks, openJob });
-    const panel = (id: string, saved: JobView | null, compact: boolean, cluster?: string) =>
+    const panel = (id: string, saved: ISaved | null, compact: boolean, cluster?: string) =>
       new JobHost(id, preferences, set => {
         // In a tab there is no need for a button that opens one.
         const own = compact ? actions : { ...actions, openJob: undefined };

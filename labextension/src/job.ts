@@ -12,7 +12,7 @@ import type {
 } from "./protocol";
 import { pieces } from "./saved";
 import { Series } from "./series";
-import type { IJobChange, IJobModel, ISeries } from "./tokens";
+import type { IJobChange, IJobModel, ISaved, ISeries } from "./tokens";
 
 type Piece = keyof IJobChange;
 
@@ -34,6 +34,7 @@ export class JobRecord {
   readonly series = new Map<string, Series>();
   unknown = false;
   stale = false;
+  savedAt: number | null = null;
 
   /** `cluster` is the id of the job's own cluster, "" if that isn't known. */
   constructor(
@@ -57,7 +58,7 @@ export class JobRecord {
   }
 
   /** Show what a notebook's file has, until the first piece comes. */
-  showSaved(saved: JobView): void {
+  showSaved(saved: ISaved): void {
     this._saved = saved;
     if (this.head === null) {
       this._takeSaved();
@@ -103,8 +104,9 @@ export class JobRecord {
   private _takeSaved(): void {
     if (this._saved !== null) {
       this.stale = true;
+      this.savedAt = this._saved.at;
       try {
-        this._take(pieces(this._saved));
+        this._take(pieces(this._saved.view));
       } catch (error) {
         console.warn("resilient_nb: what a notebook's file says of a job can't be read:", error);
       }
@@ -174,10 +176,11 @@ export class JobRecord {
     this.ranks.length = 0;
     this.series.clear();
     this.stale = false;
+    this.savedAt = null;
     PIECES.forEach(piece => this._changed.add(piece));
   }
 
-  private _saved: JobView | null = null;
+  private _saved: ISaved | null = null;
   private readonly _changed = new Set<Piece>();
   private readonly _holders = new Set<HeldJob>();
 }
@@ -231,6 +234,10 @@ class HeldJob implements IJobModel {
 
   get stale(): boolean {
     return this._record.stale;
+  }
+
+  get savedAt(): number | null {
+    return this._record.savedAt;
   }
 
   get isDisposed(): boolean {

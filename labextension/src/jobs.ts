@@ -1,8 +1,8 @@
 // All jobs that somebody looks at, and which of them are to be followed.
 
 import { JobRecord } from "./job";
-import type { JobDelta, JobView } from "./protocol";
-import type { IJobModel } from "./tokens";
+import type { JobDelta } from "./protocol";
+import type { IJobModel, ISaved } from "./tokens";
 
 /** A job that nobody holds any more is followed for so long, in ms: views are often redrawn. */
 const LINGER = 5000;
@@ -21,7 +21,7 @@ export class Jobs {
   constructor(private readonly _changed: () => void) {}
 
   /** Return a model of a job; the same record serves all its holders. */
-  hold(id: string, saved: JobView | null, cluster: string): IJobModel {
+  hold(id: string, saved: ISaved | null, cluster: string): IJobModel {
     const record = this._found(id, cluster || this._cluster);
     window.clearTimeout(this._lingering.get(record));
     this._lingering.delete(record);

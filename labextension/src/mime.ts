@@ -5,6 +5,7 @@ import { Panel, Widget } from "@lumino/widgets";
 
 import { oneLine } from "./format";
 import type { JobView } from "./protocol";
+import type { ISaved } from "./tokens";
 
 /** As in resilient_nb/notebook/saved.py. */
 export const MIME = "application/vnd.resilient-nb.job+json";
@@ -13,17 +14,18 @@ const VERSION = 1;
 /** Smaller is preferred: before ipywidgets' -10 and HTML's 50. */
 const RANK = -20;
 
-/** What the MIME type stands for. `view` is the job as it was when the notebook was saved. */
+/** What the MIME type stands for. */
 export interface IPayload {
   readonly job: string;
   /** Id of the job's cluster, "" if that wasn't known. */
   readonly cluster: string;
-  readonly view: JobView | null;
+  /** The job as it was when the notebook was saved. */
+  readonly saved: ISaved | null;
 }
 
 /** Makes what is drawn: a job's panel, or a sentence that says why there is none. */
 export interface IPanelMaker {
-  panel(job: string, saved: JobView | null, cluster: string): Widget;
+  panel(job: string, saved: ISaved | null, cluster: string): Widget;
   broken(why: Broken): string;
 }
 
@@ -35,7 +37,7 @@ export function payload(data: unknown): IPayload | Broken {
   if (typeof data !== "object" || data === null) {
     return "no job";
   }
-  const { version, job, cluster, view } = data as { readonly [name: string]: unknown };
+  const { version, job, cluster, at, view } = data as { readonly [name: string]: unknown };
   if (typeof version === "number" && version > VERSION) {
     return "newer";
   }
@@ -47,7 +49,7 @@ export function payload(data: unknown): IPayload | Broken {
   return {
     job,
     cluster: typeof cluster === "string" ? cluster : "",
-    view: whole ? (view as JobView) : null
+    saved: whole ? { view: view as JobView, at: typeof at === "number" ? at : null } : null
   };
 }
 
@@ -75,7 +77,7 @@ export class JobRenderer extends Panel implements IRenderMime.IRenderer {
       this.put(textWidget(this.maker.broken(read)));
     } else if (read.job !== this.shown?.job || read.cluster !== this.shown.cluster) {
       this.shown = read;
-      this.put(this.maker.panel(read.job, read.view, read.cluster));
+      this.put(this.maker.panel(read.job, read.saved, read.cluster));
     }
   }
 

@@ -14,6 +14,17 @@ export function runProblem(trans: TranslationBundle, name: string): string {
   );
 }
 
+/** Return what is wrong with a name for a fork; "" if it is right. `known` are names of runs. */
+export function forkProblem(
+  trans: TranslationBundle,
+  name: string,
+  known: ReadonlySet<string>
+): string {
+  return known.has(name)
+    ? trans.__("Run %1 exists already: fork under another name.", name)
+    : runProblem(trans, name);
+}
+
 /** Return what is wrong with a tag; "" if it is right. */
 export function tagProblem(trans: TranslationBundle, tag: string): string {
   return /^\d+$/.test(tag)
@@ -22,11 +33,10 @@ export function tagProblem(trans: TranslationBundle, tag: string): string {
 }
 
 /** Return a name for a fork that none of the known runs has: `digits-2`. */
-export function forkName(run: string, known: Iterable<string>): string {
-  const taken = new Set(known);
+export function forkName(run: string, known: ReadonlySet<string>): string {
   const stem = run.slice(0, 56);
   let number = 2;
-  while (taken.has(`${stem}-${number}`)) {
+  while (known.has(`${stem}-${number}`)) {
     number += 1;
   }
   return `${stem}-${number}`;

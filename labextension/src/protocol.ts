@@ -89,6 +89,7 @@ export interface Board {
  * A job in the sidebar's list. `position` is its place among those that wait, from 1.
  *
  * `failures` is how many there were, `cause` the last one's; `alerts` how many fire now.
+ * `starts_guess` is the job whose unknown end makes `starts_at` a guess ("": it is none).
  */
 export interface BoardRow {
   id: string;
@@ -117,6 +118,7 @@ export interface BoardRow {
   alerts: number;
   notebook: string;
   cell_id: string;
+  starts_guess: string;
 }
 
 /**
@@ -456,6 +458,7 @@ export interface JobView {
   after: string[];
   position: number | null;
   starts_at: number | null;
+  starts_guess: string;
   cadence: Cadence | null;
   proposals: Proposal[];
   deadline_at: number | null;
@@ -744,6 +747,8 @@ export interface ValueChange {
 
 /**
  * Why a job is where it is: the rule, in words, and what would start it now.
+ *
+ * `starts_at` and `starts_guess`: as of `QueueRow`.
  */
 export interface WhyReport {
   job: string;
@@ -752,6 +757,7 @@ export interface WhyReport {
   reason: string;
   starts_at: number | null;
   remedies: string[];
+  starts_guess: string;
 }
 
 /**

@@ -9,7 +9,8 @@ const UNKNOWN: JobView = {
   submitted_at: 0, started_at: null, ended_at: null, attempts: 0, epoch: 0, step: 0,
   total_steps: null, rate: 0, eta_s: null, out: [], returned: [], ranks: [], metrics: {},
   series: {}, checkpoints: [], failures: [], notes: [], label: "", max_workers: 0, held: 0,
-  group: "", admin: false, after: [], position: null, starts_at: null, cadence: null,
+  group: "", admin: false, after: [], position: null, starts_at: null, starts_guess: "",
+  cadence: null,
   proposals: [], deadline_at: null, alerts: [], goodput: null, chaos: [], inputs: [], reads: {},
   notebook: "", cell_id: ""
 };

@@ -5,7 +5,7 @@ import type { TranslationBundle } from "@jupyterlab/translation";
 
 import { joined, oneLine } from "./format";
 import { reason } from "./panel/context";
-import { freeName, withName } from "./panel/steer";
+import { knownRuns, withName } from "./panel/steer";
 import * as preview from "./preview";
 import type { CheckpointView } from "./protocol";
 import { sceneOf } from "./scene";
@@ -52,8 +52,10 @@ export class Steering {
     return this.steer(job, async scene => {
       const title = this.trans.__("Fork %1", scene.job.run);
       const at = await this.chosen(title, this.checkpoints(scene));
-      const suggestion = at === null ? "" : freeName(this.feed, scene.run, at);
-      return at === null ? null : this.named(preview.fork(scene, at), suggestion);
+      if (at === null) {
+        return null;
+      }
+      return this.named(preview.fork(scene, at), knownRuns(this.feed, scene.run, at));
     });
   }
 
@@ -61,7 +63,7 @@ export class Steering {
     return this.steer(job, async scene => {
       const title = this.trans.__("Tag a checkpoint of %1", scene.job.run);
       const at = await this.chosen(title, this.checkpoints(scene));
-      return at === null ? null : this.named(preview.tag(scene, at), "");
+      return at === null ? null : this.named(preview.tag(scene, at));
     });
   }
 
@@ -87,8 +89,8 @@ export class Steering {
     }
   }
 
-  private named(found: Preview, suggestion: string): Preview | Promise<Preview | null> {
-    return found.possible ? withName(this.trans, this.actions, found, suggestion) : found;
+  private named(found: Preview, known?: ReadonlySet<string>): Preview | Promise<Preview | null> {
+    return found.possible ? withName(this.trans, this.actions, found, known) : found;
   }
 
   /** Return a run's checkpoints, the newest first. */

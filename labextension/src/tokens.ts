@@ -52,6 +52,13 @@ export interface IBoardModel {
   groupsOf(user: string): readonly string[];
 }
 
+/** A job as a notebook's file has it. */
+export interface ISaved {
+  readonly view: JobView;
+  /** Of when that is, in seconds since 1970; null if the file doesn't say. */
+  readonly at: number | null;
+}
+
 /** Which pieces of a job are new. */
 export interface IJobChange {
   readonly head: boolean;
@@ -79,6 +86,8 @@ export interface IJobModel extends IDisposable {
   readonly unknown: boolean;
   /** What is shown comes from the notebook's file: no cluster has told anything yet. */
   readonly stale: boolean;
+  /** Of when that is, in seconds since 1970; null if it isn't stale, or the file doesn't say. */
+  readonly savedAt: number | null;
 }
 
 /** Everything that comes from, and goes to, the Jupyter server. One for the application. */
@@ -97,7 +106,7 @@ export interface IFeed {
    * `saved` is shown until the cluster tells. `cluster` is the id of the job's own cluster, "" if
    * that isn't known: another one may have a job of the same id, which is then not shown.
    */
-  job(id: string, saved?: JobView | null, cluster?: string): IJobModel;
+  job(id: string, saved?: ISaved | null, cluster?: string): IJobModel;
   /** Do something. Rejects with a `Refusal`. Repeats by itself if the answer is lost. */
   act(action: Omit<Action, "request_id">): Promise<Done>;
   log(job: string, rank: number, offset: number, limit: number, epoch?: number): Promise<LogText>;

@@ -42,6 +42,7 @@ class _Row:
     json: bytes
     position: int | None
     starts_at: float | None
+    starts_guess: str
 
 
 class Board:
@@ -149,10 +150,10 @@ class Board:
         row, queue = self._rows.get(job.id), self._engine.queue
         if row is None or row.position != queue.position(job):
             return True
-        starts_at = queue.starts_at(job)
-        if row.starts_at is None or starts_at is None:
-            return row.starts_at is not starts_at
-        return abs(row.starts_at - starts_at) > _MOVED
+        start = queue.starts_at(job)
+        if row.starts_at is None or start is None:
+            return (row.starts_at is None) != (start is None)
+        return row.starts_guess != start.guess or abs(row.starts_at - start.at) > _MOVED
 
     def _make_rows(self, at: int) -> bool:
         changed = False
@@ -162,7 +163,7 @@ class Board:
             if job is None or self._is_old(job):
                 continue
             known, shown = self._rows.get(name), board_row(self._engine, job)
-            row = _Row(at, to_json(shown), shown.position, shown.starts_at)
+            row = _Row(at, to_json(shown), shown.position, shown.starts_at, shown.starts_guess)
             if known is None or known.json != row.json:
                 self._rows[name] = row
                 self._gone.pop(name, None)
@@ -222,6 +223,7 @@ def board_row(engine: Engine, job: Job) -> BoardRow:
     """Return a job as it is listed."""
     spec, queued = job.spec, job.state is JobState.QUEUED
     found = progress(engine.world, job, engine.live.reach(job.id))
+    start = engine.queue.starts_at(job) if queued else None
     return BoardRow(
         id=job.id,
         run=job.run,
@@ -238,7 +240,7 @@ def board_row(engine: Engine, job: Job) -> BoardRow:
         rate=found.rate,
         eta_s=found.eta_s,
         position=engine.queue.position(job) if queued else None,
-        starts_at=engine.queue.starts_at(job) if queued else None,
+        starts_at=start.at if start else None,
         reason=engine.queue.reason(job) if queued else job.message,
         submitted_at=job.submitted_at,
         started_at=job.started_at,
@@ -249,6 +251,7 @@ def board_row(engine: Engine, job: Job) -> BoardRow:
         alerts=len(engine.job_alerts.get(job.id, ())),
         notebook=spec.cell.notebook,
         cell_id=spec.cell.cell_id,
+        starts_guess=start.guess if start else "",
     )
 
 

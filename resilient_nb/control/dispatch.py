@@ -16,7 +16,7 @@ from resilient_nb.control.preflight import lacks_room
 from resilient_nb.core import dependencies, health, inputs, scheduling, why
 from resilient_nb.core import events as ev
 from resilient_nb.core.accounting import group_of
-from resilient_nb.core.eta import expected_starts
+from resilient_nb.core.eta import ExpectedStart, expected_starts
 from resilient_nb.core.model import Job, JobState, Scaling, StopReason
 from resilient_nb.core.queue import Gang, Host, Plan, Preempt, QueueView, Resize, Start, Waiting
 from resilient_nb.core.ranking import Sizes
@@ -58,7 +58,7 @@ class Dispatcher:
         self._plan = Plan()
         self._rules: dict[str, Waiting] = {}
         self._positions: dict[str, int] = {}
-        self._starts: Mapping[str, float] = {}
+        self._starts: Mapping[str, ExpectedStart] = {}
         self._checks: dict[str, tuple[float, str]] = {}  # failed pre-flights: until when, why
         self._counted: tuple[World | None, float, tuple[int, int]] = (None, 0.0, (0, 0))
         self._promises: dict[str, float] = {}  # when gangs last were leaving for a job
@@ -347,8 +347,8 @@ class Dispatcher:
         """Return a waiting job's place in the queue, from 1."""
         return self._positions.get(job.id)
 
-    def starts_at(self, job: Job) -> float | None:
-        """Return when a waiting job is expected to start, if that is known."""
+    def starts_at(self, job: Job) -> ExpectedStart | None:
+        """Return when a waiting job is expected to start, if anything is known of that."""
         return self._starts.get(job.id)
 
     @property

@@ -276,35 +276,40 @@ class Desk:
     def _reserve(self, entry: Entry, runners: list[Entry]) -> None:
         """Reserve for the first that waits: when enough slots are free, as far as is known."""
         asked = {p.job for p in self.preempts}
-        ends = [(self.now + g.overhead, g.job, g.slots) for g in self.leaving if not g.claim]
+        ends = [(self.now + g.overhead, g.job, g.slots, False) for g in self.leaving if not g.claim]
         for gang, count in self.kept:
             per = self.sizes(gang.needs)[0]
             left = forecast.seconds_left(gang, per, count)
-            ends.append((self.now + left, gang.job, count * per))
-        ends += [
-            (self._end(entry, e), e.job, e.slots)
-            for e in [*runners, *self.coming]
-            if e.job not in asked
-        ]
+            ends.append((self.now + left, gang.job, count * per, not forecast.known(gang)))
+        for e in [*runners, *self.coming]:
+            if e.job not in asked:
+                end, guessed = self._end(entry, e)
+                ends.append((end, e.job, e.slots, guessed))
         ends.sort()
-        free, need, at = self.room.total, entry.slots, self.now
-        for end, _, slots in ends:
+        free, need, at, guess = self.room.total, entry.slots, self.now, ""
+        for end, job, slots, guessed in ends:
             if free >= need:
                 break
             free, at = free + slots, end
+            guess = job if guessed else guess
         self.head, self.shadow, self.extra = entry.job, inf, 0
         if free >= need:
             self.shadow, self.extra = at, free - need
-            self.reservations.append(Reservation(entry.job, at, need))
+            self.reservations.append(Reservation(entry.job, at, need, guess))
 
-    def _end(self, starter: Entry, runner: Entry) -> float:
-        """Return when a running gang is expected to end, or may be made to leave."""
+    def _end(self, starter: Entry, runner: Entry) -> tuple[float, bool]:
+        """Return when a running gang is expected to end, or may be made to leave.
+
+        The second value says whether that is only a guess.
+        """
         gang = runner.gang
         workers = gang.held or gang.workers
         end = self.now + max(0.0, forecast.seconds_left(gang, runner.per, workers))
         if starter.tier == STARVED and runner.whole:
-            return min(end, max(self.now, gang.since + forecast.quantum(gang, self.policy)))
-        return end
+            leaves = max(self.now, gang.since + forecast.quantum(gang, self.policy))
+            if leaves <= end:
+                return leaves, False
+        return end, not forecast.known(gang)
 
     # --- 6. elastic gangs ------------------------------------------------------------------
 

@@ -142,11 +142,15 @@ class Resize:
 
 @dataclass(frozen=True)
 class Reservation:
-    """The gang starts at this time at the latest, if predictions hold: nobody may delay it."""
+    """The gang starts at this time at the latest, if predictions hold: nobody may delay it.
+
+    `guess` is a job that must end first and whose end nobody knows ("": the ends are predicted).
+    """
 
     job: str
     at: float
     slots: int
+    guess: str = ""
 
 
 class Waiting(NamedTuple):

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from resilient_nb.core.eta import ExpectedStart
 from resilient_nb.core.goodput import Goodput
 from resilient_nb.core.model import (
     Cadence,
@@ -119,6 +120,7 @@ class JobView:
     after: tuple[str, ...] = ()
     position: int | None = None  # among those that wait, from 1
     starts_at: float | None = None  # when a waiting job is expected to start, if that is known
+    starts_guess: str = ""  # the job whose unknown end makes that a guess
     cadence: Cadence | None = None  # of checkpoints, if that is left to us and known
     proposals: tuple[Proposal, ...] = ()  # to stop it
     deadline_at: float | None = None
@@ -153,7 +155,8 @@ class RunView:
 class QueueRow:
     """An unfinished job in the queue's order; `position` counts those that wait, from 1.
 
-    `starts_at` is when it is expected to start (None if nothing is known, or it runs).
+    `starts_at` is when it is expected to start (None if nothing is known, or it runs), and
+    `starts_guess` the job whose unknown end makes that a guess ("": it is none).
     """
 
     job: str
@@ -170,6 +173,7 @@ class QueueRow:
     reason: str
     rule: str = ""
     starts_at: float | None = None
+    starts_guess: str = ""
 
 
 @dataclass(frozen=True)
@@ -203,7 +207,10 @@ class QueueReport:
 
 @dataclass(frozen=True)
 class WhyReport:
-    """Why a job is where it is: the rule, in words, and what would start it now."""
+    """Why a job is where it is: the rule, in words, and what would start it now.
+
+    `starts_at` and `starts_guess`: as of `QueueRow`.
+    """
 
     job: str
     state: JobState
@@ -211,6 +218,7 @@ class WhyReport:
     reason: str
     starts_at: float | None = None
     remedies: tuple[str, ...] = ()
+    starts_guess: str = ""
 
 
 @dataclass(frozen=True)
@@ -298,7 +306,7 @@ class Live:
     notes: tuple[str, ...] = ()
     waiting: str = ""
     position: int | None = None
-    starts_at: float | None = None
+    starts_at: ExpectedStart | None = None
     cadence: Cadence | None = None
     alerts: tuple[str, ...] = ()
     goodput: Goodput | None = None
@@ -425,7 +433,8 @@ def job_head(world: World, job: Job, live: Live) -> JobView:
         admin=job.spec.admin,
         after=job.spec.after,
         position=live.position,
-        starts_at=live.starts_at,
+        starts_at=live.starts_at.at if live.starts_at else None,
+        starts_guess=live.starts_at.guess if live.starts_at else "",
         cadence=live.cadence if job.state.holds_gang else None,
         proposals=job.proposals,
         deadline_at=None if job.spec.deadline is None else job.submitted_at + job.spec.deadline,

@@ -12,7 +12,7 @@ from dataclasses import replace
 from resilient_nb.core import proposals
 from resilient_nb.core.accounting import group_of
 from resilient_nb.core.dependencies import unmet, upstream
-from resilient_nb.core.eta import expected_starts
+from resilient_nb.core.eta import ExpectedStart, expected_starts
 from resilient_nb.core.explain import failure_text, retry_command
 from resilient_nb.core.model import Job, JobState, Priority
 from resilient_nb.core.queue import Gang, Host, Plan, QueueView, Waiting
@@ -38,9 +38,9 @@ def words(row: Waiting, gang: Gang, counts: tuple[int, int], made: Plan, now: fl
         case "too wide":
             return _too_wide(gang, total)
         case "behind":
-            promised = next((r.at for r in made.reservations if r.job == row.behind), None)
+            promised = next((r for r in made.reservations if r.job == row.behind), None)
             if promised is not None:
-                when = _in(promised - now)
+                when = _in(promised.at - now) + (" (a guess)" if promised.guess else "")
                 return f"Would delay {row.behind}, which is to start {when}."
             return f"Waits behind {row.behind}, which comes first."
         case "vacating":
@@ -64,9 +64,17 @@ def why_report(world: World, job: Job, view: QueueView, now: float) -> WhyReport
         return WhyReport(job.id, job.state, "starting", "It starts now.", now)
     text = words(row, gang, slots(view.hosts), made, now)
     text = " ".join(part for part in (job.message, text) if part)
-    starts_at = expected_starts(view, made, now).get(job.id)
+    start = expected_starts(view, made, now).get(job.id)
     remedies = tuple(_remedies(world, job, gang, view, row, now))
-    return WhyReport(job.id, job.state, row.rule, text, starts_at, remedies)
+    return WhyReport(
+        job.id,
+        job.state,
+        row.rule,
+        text,
+        start.at if start else None,
+        remedies,
+        start.guess if start else "",
+    )
 
 
 def _remedies(
@@ -170,7 +178,7 @@ def queue_report(world: World, view: QueueView, now: float) -> QueueReport:
     )
 
 
-def _row(world: World, gang: Gang, position: int | None, starts_at: float | None) -> QueueRow:
+def _row(world: World, gang: Gang, position: int | None, start: ExpectedStart | None) -> QueueRow:
     job = world.jobs[gang.job]
     return QueueRow(
         job=gang.job,
@@ -185,7 +193,8 @@ def _row(world: World, gang: Gang, position: int | None, starts_at: float | None
         position=position,
         submitted_at=gang.submitted_at,
         reason=job.message,
-        starts_at=starts_at,
+        starts_at=start.at if start else None,
+        starts_guess=start.guess if start else "",
     )
 
 

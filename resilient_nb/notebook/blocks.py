@@ -80,9 +80,8 @@ class Head:
     def text(self) -> str:
         state = f"{sign(self.state)}  " if self.state else ""
         top = f"{state}{one_line(self.name)}  {one_line(joined(*self.facts))}".rstrip()
-        return "\n".join(
-            line for line in (*wrapped(top), *wrapped(one_line(joined(*self.details)))) if line
-        )
+        details = one_line(joined(*self.details, self.at))
+        return "\n".join(line for line in (*wrapped(top), *wrapped(details)) if line)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from resilient_nb.notebook import saved
 from resilient_nb.notebook.blocks import Block, Head, Note, to_html, to_text
 from resilient_nb.notebook.follow import Fetch, Follower, Pace, Sight, Tail
 from resilient_nb.notebook.panel import Rich, line_text, panel_html, panel_text
+from resilient_nb.notebook.words import Moment
 
 #: Takes what is known of a job and shows it somewhere.
 Publish = Callable[[Sight], None]
@@ -80,9 +81,11 @@ def picture(sight: Sight, job_id: str) -> Rich[JobView | None]:
     if sight.view is None:
         blocks: list[Block] = [Head(f"job {job_id}"), Note("", sight.notice)]
         return Rich(to_text(blocks), to_html(blocks), None)
+    # While the cluster doesn't answer, what is shown is of when it last did.
+    moment = Moment(sight.at)
     return Rich(
-        panel_text(sight.view, sight.tail, notice=sight.notice),
-        panel_html(sight.view, sight.tail, notice=sight.notice),
+        panel_text(sight.view, sight.tail, notice=sight.notice, moment=moment),
+        panel_html(sight.view, sight.tail, notice=sight.notice, moment=moment),
         sight.view,
     )
 
@@ -91,7 +94,7 @@ def bundle(sight: Sight, job_id: str, cluster_id: str = "") -> dict[str, Any]:
     """Return a panel for every frontend: the first of these types that one knows is drawn."""
     shown = picture(sight, job_id)
     return {
-        saved.MIME: saved.payload(job_id, cluster_id, sight.view),
+        saved.MIME: saved.payload(job_id, cluster_id, sight.view, sight.at),
         "text/html": shown.html,
         "text/plain": shown.text,
     }

@@ -10,8 +10,9 @@ says so.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from resilient_nb.core.views import JobView
 from resilient_nb.errors import ClusterUnreachable, ResilientError
@@ -35,11 +36,15 @@ _PER_RANK = 0.003
 
 @dataclass(frozen=True)
 class Sight:
-    """What is known of a job now. `view` is None until the cluster first answered."""
+    """What is known of a job now. `view` is None until the cluster first answered.
+
+    `at` is when the cluster last answered: the same at another time is no news.
+    """
 
     view: JobView | None = None
     tail: str = ""
     notice: str = ""
+    at: float = field(default_factory=time.time, compare=False)
 
     @property
     def final(self) -> bool:
@@ -152,7 +157,8 @@ class Follower:
 
     def _show(self, sight: Sight) -> None:
         with self._turn:
-            if self._stopped.is_set() or sight == self.sight:
+            if self._stopped.is_set():
                 return
-            self.sight = sight
-            self._changed(sight)
+            known, self.sight = self.sight, sight
+            if sight != known:
+                self._changed(sight)

@@ -117,7 +117,7 @@ def _job(view: JobView, tail: str, notice: str, moment: Moment) -> list[Block]:
         blocks.append(Note("", notice, "wait"))
     if view.state is JobState.QUEUED:
         place = f"Number {view.position} in the queue." if view.position else ""
-        starts = f"Expected to start: {moment.ahead(view.starts_at)}." if view.starts_at else ""
+        starts = moment.start(view.starts_at, view.starts_guess) if view.starts_at else ""
         if view.failures and "(back-off)" in view.reason:
             starts = f"%resilient retry {view.run} starts it now. {starts}".rstrip()
         more = f"(%resilient why {view.id} says more.)"
@@ -164,8 +164,8 @@ def _head(view: JobView, moment: Moment) -> Head:
             _results(view),
             _cadence(view),
         ),
-        # A final panel is a document: when it was drawn says nothing.
-        "" if view.state.final else f"as of {moment.stamp()}",
+        # Of a final panel too: its other times have no date if they are of this day.
+        f"as of {moment.stamp()}",
     )
 
 

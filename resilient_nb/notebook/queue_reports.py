@@ -84,6 +84,8 @@ def _jobs(rows: tuple[QueueRow, ...], moment: Moment) -> Table:
 def _job(row: QueueRow, moment: Moment) -> tuple[str, ...]:
     waits = row.state is JobState.QUEUED
     starts = moment.ahead(row.starts_at) if waits and row.starts_at is not None else ""
+    if starts and row.starts_guess:
+        starts = f"a guess: {starts}"  # first, since a narrow column loses its end
     return (
         str(row.position) if row.position is not None else "",
         row.job,
@@ -142,7 +144,7 @@ def _why(report: WhyReport, view: JobView, moment: Moment) -> list[Block]:
     if waits:
         starts = "It can't be said when it starts."
         if report.starts_at is not None:
-            starts = f"Expected to start: {moment.ahead(report.starts_at)}."
+            starts = moment.start(report.starts_at, report.starts_guess)
         blocks.append(Note("", starts, "off"))
     if report.remedies:
         title = "What would start it sooner" if waits else "What you can do"

@@ -28,17 +28,19 @@ _CHECKPOINTS, _RANKS, _FAILURES, _OTHERS = 40, 16, 5, 10
 _LONG, _SHORT = 1000, 200
 
 
-def payload(job_id: str, cluster_id: str, view: JobView | None) -> dict[str, Any]:
+def payload(job_id: str, cluster_id: str, view: JobView | None, at: float) -> dict[str, Any]:
     """Return what `MIME` stands for, as plain JSON.
 
     Args:
         job_id: the job.
         cluster_id: whose it is; "" if that isn't known.
         view: the job as it is; None as long as the cluster didn't answer.
+        at: when it was so.
     """
     run = job_id.partition("#")[0] if view is None else view.run
     shown = None if view is None else from_json(to_json(shortened(view)))
-    return {"version": VERSION, "job": job_id, "run": run, "cluster": cluster_id, "view": shown}
+    whose = {"job": job_id, "run": run, "cluster": cluster_id}
+    return {"version": VERSION, **whose, "at": at, "view": shown}
 
 
 def shortened(view: JobView) -> JobView:

@@ -78,6 +78,11 @@ class Moment:
         clock = here.strftime("%H:%M" if today else "%a %d %b %H:%M")
         return f"{clock}, in about {about(seconds)}"
 
+    def start(self, at: float, guess: str) -> str:
+        """Return when a job is expected to start; `guess` names whose end had to be guessed."""
+        why = f" (a guess: nobody knows how long {guess} takes)" if guess else ""
+        return f"Expected to start: {self.ahead(at)}{why}."
+
     def _local(self, at: float) -> datetime:
         # Not a number, or out of the calendar: a view must never fail because of a clock.
         try:

@@ -67,6 +67,7 @@ class BoardRow:
     """A job in the sidebar's list. `position` is its place among those that wait, from 1.
 
     `failures` is how many there were, `cause` the last one's; `alerts` how many fire now.
+    `starts_guess` is the job whose unknown end makes `starts_at` a guess ("": it is none).
     """
 
     id: str
@@ -95,6 +96,7 @@ class BoardRow:
     alerts: int = 0
     notebook: str = ""
     cell_id: str = ""
+    starts_guess: str = ""
 
 
 @dataclass(frozen=True)

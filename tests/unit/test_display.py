@@ -21,6 +21,7 @@ from resilient_nb.errors import ClusterUnreachable, UnknownName
 from resilient_nb.notebook import saved
 from resilient_nb.notebook.display import LivePanel, TerminalLines, bundle, picture
 from resilient_nb.notebook.follow import NOT_ANSWERING, Follower, Pace, Sight
+from resilient_nb.notebook.words import Moment
 from resilient_nb.wire.codec import build
 from resilient_nb.wire.requests import Watched
 
@@ -232,6 +233,20 @@ def test_nothing_is_shown_after_stop() -> None:
     assert shown.steps == [0]
 
 
+def test_an_answer_that_is_no_news_is_known_to_be_newer() -> None:
+    job, shown = FakeJob(a_job(5, JobState.SUCCEEDED)), Shown()
+    follower = Follower(job.fetch, shown, pace=FAST)
+    follower.start()
+    first = follower.sight.at
+    follower.refresh()
+    assert follower.sight.at > first
+    job.fail_with(ClusterUnreachable("down"))
+    newest = follower.sight.at
+    follower.refresh()
+    assert (follower.sight.notice, follower.sight.at) == (NOT_ANSWERING, newest)
+    assert len(shown.sights) == 2
+
+
 def test_refresh_shows_what_changed_after_the_end() -> None:
     job, shown = FakeJob(a_job(5, JobState.SUCCEEDED)), Shown()
     follower = Follower(job.fetch, shown, pace=FAST)
@@ -291,21 +306,29 @@ def test_what_a_notebook_holds_of_a_job_is_the_newest_of_it_and_bounded() -> Non
 
 def test_what_a_notebook_holds_of_a_small_job_is_all_of_it() -> None:
     job = a_job(2, series={"loss": ((1, 0.5), (2, 0.25))}, metrics={"loss": 0.25})
-    held = saved.payload("digits#1", "", job)
+    held = saved.payload("digits#1", "", job, 1e9)
     assert build(JobView, held["view"]) == job
+    assert held["at"] == 1e9
+
+
+def test_what_is_shown_while_the_cluster_is_silent_is_of_when_it_last_answered() -> None:
+    silent = bundle(Sight(a_job(7), notice=NOT_ANSWERING, at=1e9), "digits#1")
+    assert silent[saved.MIME]["at"] == 1e9
+    for text in (silent["text/plain"], silent["text/html"]):
+        assert f"as of {Moment(1e9).stamp()}" in text
 
 
 def test_a_value_that_is_no_number_is_null_in_the_notebook() -> None:
     curve = ((1, 0.5), (2, math.nan), (3, math.inf))
-    held = saved.payload("digits#1", "", a_job(3, series={"loss": curve}))
+    held = saved.payload("digits#1", "", a_job(3, series={"loss": curve}), 1e9)
     assert held["view"]["series"]["loss"] == [[1, 0.5], [2, None], [3, None]]
     json.dumps(held, allow_nan=False)
 
 
 def test_a_notebook_holds_a_jobs_name_before_the_cluster_answers() -> None:
-    shown = bundle(Sight(notice=NOT_ANSWERING), "digits#1")
+    shown = bundle(Sight(notice=NOT_ANSWERING, at=1e9), "digits#1")
     assert shown[saved.MIME] == {
-        "version": 1, "job": "digits#1", "run": "digits", "cluster": "", "view": None,
+        "version": 1, "job": "digits#1", "run": "digits", "cluster": "", "at": 1e9, "view": None,
     }  # fmt: skip
     assert NOT_ANSWERING in shown["text/plain"]
 

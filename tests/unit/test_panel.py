@@ -305,6 +305,14 @@ def test_a_queued_job_says_why_it_waits() -> None:
     assert "step 0" not in text
 
 
+def test_an_expected_start_says_if_it_is_a_guess() -> None:
+    waits = a_job(state=JobState.QUEUED, starts_at=NOW + 600)
+    known = " ".join(panel_text(waits, moment=MOMENT).split())
+    assert "Expected to start: 14:23, in about 10 min. (%resilient" in known
+    guessed = panel_html(replace(waits, starts_guess="llm#4"), moment=MOMENT)
+    assert "in about 10 min (a guess: nobody knows how long llm#4 takes)." in guessed
+
+
 def test_a_job_shows_its_group_what_it_waits_for_and_the_admin_lane() -> None:
     text = panel_text(
         a_job(state=JobState.QUEUED, group="vision", admin=True, after=("prep#1", "data#2")),
@@ -418,9 +426,9 @@ def test_the_output_shows_what_a_terminal_would() -> None:
     assert text.count("\n  a") == 13
 
 
-def test_a_final_panel_has_no_as_of_time() -> None:
-    assert "as of 2026-09-21 14:13:20 +00:00" in panel_html(a_job(), moment=MOMENT)
-    assert "as of" not in panel_html(a_failed_job(), moment=MOMENT)
+def test_a_panel_says_of_when_it_is_also_at_the_end() -> None:
+    for job in (a_job(), a_failed_job()):
+        assert "as of 2026-09-21 14:13:20 +00:00" in panel_html(job, moment=MOMENT)
 
 
 def test_times_are_in_the_viewers_zone() -> None:

@@ -183,6 +183,16 @@ def test_why_says_rule_expected_start_and_numbered_remedies() -> None:
     assert "<ol><li>Start smaller: <code>%%resilient digits --workers 1</code>.</li>" in html
 
 
+def test_a_start_that_was_guessed_is_called_a_guess() -> None:
+    row = a_row("digits-with-a-long-name#12", starts_guess="llm#4")
+    text = queue_text(a_queue(running(), row), moment=MOMENT)
+    assert "a guess: 14:25, in" in text  # its end may not fit
+    assert "a guess: 14:25, in about 12 min" in queue_html(a_queue(row), moment=MOMENT)
+    assert "guess" not in queue_text(a_queue(replace(row, starts_at=None)), moment=MOMENT)
+    said = "14:25, in about 12 min (a guess: nobody knows how long llm#4 takes)."
+    assert said in why_text(a_why(starts_guess="llm#4"), a_job(), moment=MOMENT)
+
+
 def test_why_without_a_forecast_says_that() -> None:
     text = why_text(a_why(starts_at=None, remedies=()), a_job(), moment=MOMENT)
     assert "It can't be said when it starts." in text

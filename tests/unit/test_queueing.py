@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from resilient_nb.control.board import board_row
 from resilient_nb.control.commands import Commands
 from resilient_nb.core import events as ev
 from resilient_nb.core.lifecycle import replay
@@ -173,6 +175,34 @@ def test_the_queue_shows_positions_and_shares(tmp_path: Path) -> None:
     assert (shares["ada"].entitled, shares["ada"].held) == (2.0, 4)
     assert (shares["ben"].entitled, shares["ben"].waiting) == (2.0, 2)
     assert shares[""].entitled == 4.0
+
+
+def test_a_start_behind_a_job_of_unknown_length_is_called_a_guess(tmp_path: Path) -> None:
+    team = Team(tmp_path, {"h0": 4}, preemption=False)
+    team.submit("long", 3)
+    team.submit("wide", 4, user="ben")
+    team.submit("late", 1, user="ben", duration=9000.0)
+    wide, engine = team.job("wide"), team.cluster.engine
+    row = next(row for row in team.queue().jobs if row.job == wide.id)
+    for told in (engine.view(wide), engine.head(wide), team.why("wide"), row):
+        assert told.starts_at is not None
+        assert told.starts_guess == "long#1"
+    listed = board_row(engine, wide)
+    assert (listed.starts_at, listed.starts_guess) == (engine.view(wide).starts_at, "long#1")
+    late = engine.view(team.job("late"))
+    assert (late.starts_at, late.starts_guess) == (None, "")
+    assert re.fullmatch(
+        r"Would delay wide#1, which is to start in about .* \(a guess\)\.", late.reason
+    )
+
+
+def test_a_start_behind_a_job_of_declared_length_is_no_guess(tmp_path: Path) -> None:
+    team = Team(tmp_path, {"h0": 4}, preemption=False)
+    team.submit("short", 4, duration=900.0)
+    team.submit("wide", 4, user="ben")
+    found = team.cluster.engine.view(team.job("wide"))
+    assert found.starts_at == pytest.approx(team.cluster.engine.now() + 900.0, abs=30.0)
+    assert found.starts_guess == team.why("wide").starts_guess == ""
 
 
 def test_a_host_that_is_to_go_is_vacated_and_takes_nothing_new(tmp_path: Path) -> None:

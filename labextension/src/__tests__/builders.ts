@@ -25,7 +25,8 @@ export function jobView(given: Partial<JobView> = {}): JobView {
     user: "ann", submitted_at: 100, started_at: 110, ended_at: null, attempts: 1, epoch: 1,
     step: 92, total_steps: 500, rate: 4, eta_s: 102, out: [], returned: [], ranks: [], metrics: {},
     series: {}, checkpoints: [], failures: [], notes: [], label: "In [5]", max_workers: 0, held: 2,
-    group: "", admin: false, after: [], position: null, starts_at: null, cadence: null,
+    group: "", admin: false, after: [], position: null, starts_at: null, starts_guess: "",
+    cadence: null,
     proposals: [], deadline_at: null, alerts: [], goodput: null, chaos: [], inputs: [], reads: {},
     notebook: "a.ipynb", cell_id: "c1",
     ...given
@@ -38,7 +39,7 @@ export function boardRow(id: string, given: Partial<BoardRow> = {}): BoardRow {
     label: "In [5]", workers: 2, max_workers: 0, held: 2, step: 10, total_steps: 100, rate: 4,
     eta_s: 22, position: null, starts_at: null, reason: "", submitted_at: 100, started_at: 110,
     ended_at: null, attempts: 1, failures: 0, cause: "", alerts: 0, notebook: "a.ipynb",
-    cell_id: "c1", ...given
+    cell_id: "c1", starts_guess: "", ...given
   };
 }
 

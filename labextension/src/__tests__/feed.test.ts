@@ -209,7 +209,7 @@ test("each model is told once for each message; a job that nobody holds is passe
 
 test("everything is forgotten when the cluster is another one, but not when it is only back", async () => {
   FakeSocket.last.greet();
-  const saved = jobView({ step: 3 });
+  const saved = { view: jobView({ step: 3 }), at: 99 };
   const [plain, withFile] = [feed.job("a#1"), feed.job("b#1", saved)];
   FakeSocket.last.say(
     news({ board: board({ full: true, rows: [boardRow("a#1")] }), jobs: [full("a#1"), full("b#1")] })
@@ -226,12 +226,12 @@ test("everything is forgotten when the cluster is another one, but not when it i
   expect(plain.head).toBeNull();
   expect(plain.unknown).toBe(true);
   expect(withFile.head?.step).toBe(3);
-  expect(withFile.stale).toBe(true);
+  expect(withFile).toMatchObject({ stale: true, savedAt: 99 });
   await turn();
 });
 
 test("a job of another cluster isn't mistaken for the one of the same name here", async () => {
-  const saved = jobView({ step: 3 });
+  const saved = { view: jobView({ step: 3 }), at: 99 };
   const foreign = feed.job("a#1", saved, "c2");
   const own = feed.job("a#1", saved, "c1");
   FakeSocket.last.greet();

@@ -163,8 +163,9 @@ test("what a notebook's file has is shown until the cluster tells", () => {
     failures: [failure()],
     notes: ["a note"]
   });
-  record.showSaved(saved);
+  record.showSaved({ view: saved, at: 99 });
   expect(model.stale).toBe(true);
+  expect(model.savedAt).toBe(99);
   expect(model.head?.state).toBe("succeeded");
   expect(model.head?.ranks).toEqual([]);
   expect(model.ranks[0]?.[2]).toBe("h");
@@ -178,21 +179,24 @@ test("what a notebook's file has is shown until the cluster tells", () => {
 
   record.apply(delta({ full: true, head: jobView({ step: 99 }), world: 0 }));
   expect(model.stale).toBe(false);
+  expect(model.savedAt).toBeNull();
   expect(model.unknown).toBe(false);
   expect(model.head?.step).toBe(99);
   expect([...model.series.keys()]).toEqual([]);
   expect(model.notes).toEqual([]);
 
-  record.showSaved(saved);
+  record.showSaved({ view: saved, at: 99 });
   expect(model.head?.step).toBe(99);
   record.reset();
   expect(model.stale).toBe(true);
+  expect(model.savedAt).toBe(99);
   expect(model.head?.state).toBe("succeeded");
 });
 
 test("a file of another version harms nothing", () => {
   const record = new JobRecord("digits#1");
-  record.showSaved({ id: "digits#1", run: "digits", state: "odd" } as unknown as JobView);
+  const view = { id: "digits#1", run: "digits", state: "odd" } as unknown as JobView;
+  record.showSaved({ view, at: null });
   expect(held(record).stale).toBe(true);
   expect(held(record).run).toBeNull();
 });

@@ -3,11 +3,12 @@ import { Widget } from "@lumino/widgets";
 import { MIME, jobFactory, payload } from "../mime";
 import type { JobRenderer } from "../mime";
 import type { JobView } from "../protocol";
+import type { ISaved } from "../tokens";
 import { HOSTILE, jobView } from "./builders";
 
 interface IMade {
   readonly job: string;
-  readonly saved: JobView | null;
+  readonly saved: ISaved | null;
   readonly widget: Widget;
 }
 
@@ -42,7 +43,7 @@ test("updates of the same job keep its panel; another job has another one", asyn
   await draw(bundle("digits#1", jobView()));
   await draw(bundle("digits#1", jobView({ step: 200 })));
   expect(made.map(one => one.job)).toEqual(["digits#1"]);
-  expect(made[0]!.saved?.step).toBe(92);
+  expect(made[0]!.saved?.view.step).toBe(92);
   await draw(bundle("digits#2"));
   expect(made.map(one => one.job)).toEqual(["digits#1", "digits#2"]);
   expect(made[0]!.widget.isDisposed).toBe(true);
@@ -72,7 +73,15 @@ test("what turns the text around it is no job's id", () => {
 
 test("a view that is no view is left out", () => {
   const read = { job: "a#1", cluster: "c" };
-  expect(payload(bundle("a#1", HOSTILE as never))).toEqual({ ...read, view: null });
-  expect(payload(bundle("a#1", {} as never))).toEqual({ ...read, view: null });
-  expect(payload(bundle("a#1", jobView()))).toEqual({ ...read, view: jobView() });
+  expect(payload(bundle("a#1", HOSTILE as never))).toEqual({ ...read, saved: null });
+  expect(payload(bundle("a#1", {} as never))).toEqual({ ...read, saved: null });
+});
+
+test.each([
+  [1e9, 1e9],
+  [undefined, null], // as files were written before they said it
+  ["today", null]
+])("a view is of when the file says: %j", (at, read) => {
+  const data = { ...(bundle("a#1", jobView()) as object), at };
+  expect(payload(data)).toEqual({ job: "a#1", cluster: "c", saved: { view: jobView(), at: read } });
 });

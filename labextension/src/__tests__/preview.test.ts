@@ -1,4 +1,4 @@
-import { forkName, runProblem, tagProblem } from "../names";
+import { forkName, forkProblem, runProblem, tagProblem } from "../names";
 import { cancel, fork, restart, resume, retry, rollback, tag } from "../preview";
 import type { IOffer, IScene, Preview } from "../scene";
 import { sceneOf } from "../scene";
@@ -205,6 +205,10 @@ test("names follow the rules of the control plane", () => {
   });
   expect(tagProblem(trans, "best")).toBe("");
   expect(tagProblem(trans, "60")).toContain("would read as a step");
-  expect(forkName("digits", ["digits", "digits-2"])).toBe("digits-3");
-  expect(runProblem(trans, forkName("a".repeat(64), []))).toBe("");
+  expect(forkName("digits", new Set(["digits", "digits-2"]))).toBe("digits-3");
+  expect(runProblem(trans, forkName("a".repeat(64), new Set()))).toBe("");
+  const known = new Set(["digits-2"]);
+  expect(forkProblem(trans, "digits-3", known)).toBe("");
+  expect(forkProblem(trans, "digits-2", known)).toContain("digits-2 exists already");
+  expect(forkProblem(trans, "-a", known)).toContain("Use 1 to 64 letters");
 });

@@ -79,6 +79,26 @@ describe("steering", () => {
     ]);
   });
 
+  it("refuses the name of a run that is known for a fork, but not for a tag", async () => {
+    feed.record("digits#1").run = runOf([20], { forks: { branch: "digits/00000020-e1" } });
+    getItem.mockResolvedValue(answered("1. digits@20"));
+    for (const name of ["other", "branch", "digits", "fresh", "other"]) {
+      actions.askName.mockResolvedValueOnce(name);
+    }
+    await steering.fork("digits#1");
+    await steering.tag("digits#1");
+    const labels = actions.askName.mock.calls.map(([, label]) => label);
+    expect(labels.slice(1, 4)).toEqual(
+      ["other", "branch", "digits"].map(name =>
+        expect.stringContaining(`Run ${name} exists already`)
+      )
+    );
+    expect(feed.acted).toMatchObject([
+      { verb: "fork", name: "fresh" },
+      { verb: "tag", name: "other" }
+    ]);
+  });
+
   it("tells a long refusal whole: a notification would cut it off", async () => {
     const why = "It can't be done. ".repeat(10);
     feed.answer = () => Promise.reject(new Refusal("refused", why));

@@ -1,5 +1,6 @@
 // What a user should know of a job first: notices, why it waits, alerts, how it ended.
 
+import type { TranslationBundle } from "@jupyterlab/translation";
 import { Component } from "preact";
 
 import { oneLine, whole } from "../format";
@@ -7,7 +8,7 @@ import { headOf, sceneOf } from "../scene";
 import { isFinal } from "../states";
 import type { Failure, JobView, Proposal } from "../protocol";
 import type { Contact } from "../tokens";
-import { ahead, clock } from "../times";
+import { ahead, clock, stamp } from "../times";
 import { reason } from "./context";
 import type { IPanel } from "./context";
 import { Items } from "./lists";
@@ -42,7 +43,7 @@ function notice({ panel, contact, since, stale, unknown }: INoticeProps): string
   const at = clock(since, feed.now());
   const ended = model.head !== null && isFinal(model.head.state);
   const goesOn = ended ? "" : trans.__("The job itself goes on.");
-  const file = stale ? trans.__("What is shown is from the notebook's file.") : "";
+  const file = stale ? fromFile(panel) : "";
   const said = (...texts: string[]) => texts.filter(Boolean).join(" ");
   switch (contact.kind) {
     case "connecting":
@@ -70,6 +71,12 @@ function notice({ panel, contact, since, stale, unknown }: INoticeProps): string
       }
       return stale ? said(trans.__("Waiting for news of it."), file) : "";
   }
+}
+
+function fromFile({ trans, model }: IPanel): string {
+  return model.savedAt === null
+    ? trans.__("What is shown is from the notebook's file.")
+    : trans.__("What is shown is from the notebook's file, as of %1.", stamp(model.savedAt));
 }
 
 // --- why it waits -----------------------------------------------------------------------------
@@ -148,9 +155,7 @@ export class Waiting extends Component<IWaitingProps, IWaitingState> {
     return [
       oneLine(job.reason) || trans.__("for its turn."),
       job.position ? trans.__("Number %1 in the queue.", whole(job.position)) : "",
-      job.starts_at !== null
-        ? trans.__("Expected to start: %1.", ahead(trans, job.starts_at, feed.now()))
-        : "",
+      starts(trans, job, feed.now()),
       job.reason.includes("(back-off)") ? trans.__("Retry starts it now.") : ""
     ]
       .filter(Boolean)
@@ -168,6 +173,21 @@ export class Waiting extends Component<IWaitingProps, IWaitingState> {
       this.setState({ trouble: reason(error) });
     }
   };
+}
+
+/** When a waiting job is expected to start, and whether that is only a guess. */
+function starts(trans: TranslationBundle, job: JobView, now: number): string {
+  if (job.starts_at === null) {
+    return "";
+  }
+  const when = ahead(trans, job.starts_at, now);
+  return job.starts_guess
+    ? trans.__(
+        "Expected to start: %1 (a guess: nobody knows how long %2 takes).",
+        when,
+        oneLine(job.starts_guess)
+      )
+    : trans.__("Expected to start: %1.", when);
 }
 
 // --- alerts, proposals, chaos, the end --------------------------------------------------------

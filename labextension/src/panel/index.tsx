@@ -8,7 +8,7 @@ import { render } from "preact";
 
 import type { JobView } from "../protocol";
 import { isFinal } from "../states";
-import type { Contact, IFeed, IJobChange, IJobModel, IShellActions } from "../tokens";
+import type { Contact, IFeed, IJobChange, IJobModel, ISaved, IShellActions } from "../tokens";
 import { ALL_SECTIONS, Doing } from "./context";
 import type { IPanel, ISections } from "./context";
 import { Guard } from "./guard";
@@ -26,7 +26,7 @@ export interface IJobPanelOptions {
   readonly feed: IFeed;
   readonly id: string;
   /** The job as it was when the notebook was saved. */
-  readonly saved: JobView | null;
+  readonly saved: ISaved | null;
   /** Id of the job's own cluster; left out, it is the one that is followed. */
   readonly cluster?: string;
   readonly actions: IShellActions;

@@ -3,7 +3,7 @@
 import type { TranslationBundle } from "@jupyterlab/translation";
 
 import { oneLine } from "../format";
-import { forkName, runProblem, tagProblem } from "../names";
+import { forkName, forkProblem, tagProblem } from "../names";
 import * as preview from "../preview";
 import type { CheckpointView, RunView } from "../protocol";
 import { sceneOf } from "../scene";
@@ -41,51 +41,59 @@ async function agree(panel: IPanel, found: IOffer): Promise<void> {
 
 /** Ask for the name of a fork, and make it. */
 export function fork(panel: IPanel, at: CheckpointView): Promise<void> {
-  return named(panel, scene => preview.fork(scene, at), freeName(panel.feed, panel.model.run, at));
+  const known = knownRuns(panel.feed, panel.model.run, at);
+  return named(panel, scene => preview.fork(scene, at), known);
 }
 
 /** Ask for a tag, and give it to a checkpoint. */
 export function tag(panel: IPanel, at: CheckpointView): Promise<void> {
-  return named(panel, scene => preview.tag(scene, at), "");
+  return named(panel, scene => preview.tag(scene, at));
 }
 
-async function named(panel: IPanel, by: Look, suggestion: string): Promise<void> {
+async function named(panel: IPanel, by: Look, known?: ReadonlySet<string>): Promise<void> {
   const found = look(panel, by);
   if (!found.possible) {
     panel.doing.tell(found.why);
     return;
   }
-  const offer = await withName(panel.trans, panel.actions, found, suggestion);
+  const offer = await withName(panel.trans, panel.actions, found, known);
   if (offer !== null) {
     await agree(panel, offer);
   }
 }
 
-/** Return a name for a fork that no run has, as far as is known. */
-export function freeName(feed: IFeed, run: RunView | null, at: CheckpointView): string {
-  const known = [at.run, ...feed.board.rows.map(row => row.run), ...Object.keys(run?.forks ?? {})];
-  return forkName(at.run, known);
+/** Return the names of runs that a fork can't have, as far as they are known here. */
+export function knownRuns(
+  feed: IFeed,
+  run: RunView | null,
+  at: CheckpointView
+): ReadonlySet<string> {
+  const listed = feed.board.rows.map(row => row.run);
+  return new Set([at.run, ...listed, ...Object.keys(run?.forks ?? {})]);
 }
 
-/** Ask for the name that a fork or a tag needs, until it is right; null: nothing is to be done. */
+/**
+ * Ask for the name that a fork or a tag needs, until it is right; null: nothing is to be done.
+ *
+ * @param known - names of runs, of which a fork can have none.
+ */
 export async function withName(
   trans: TranslationBundle,
   actions: IShellActions,
   found: IOffer,
-  suggestion: string
+  known: ReadonlySet<string> = new Set()
 ): Promise<IOffer | null> {
   const { action, title, body } = found;
   const isTag = action.verb === "tag";
   const label = isTag ? trans.__("Tag") : trans.__("Name of the new run");
-  const problem = isTag ? tagProblem : runProblem;
   let said = body;
-  for (let name = suggestion; ;) {
+  for (let name = isTag ? "" : forkName(action.run ?? "", known); ;) {
     const given = await actions.askName(oneLine(title), oneLine(`${said} ${label}:`), name);
     if (given === null) {
       return null;
     }
     name = given;
-    said = problem(trans, name);
+    said = isTag ? tagProblem(trans, name) : forkProblem(trans, name, known);
     if (!said) {
       return found.named?.(name) ?? { ...found, action: { ...action, name } };
     }

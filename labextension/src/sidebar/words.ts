@@ -35,7 +35,8 @@ function queued(trans: TranslationBundle, row: BoardRow, now: number): string {
   if (left !== null) {
     when = left > 0 ? trans.__("starts in %1", about(trans, left)) : trans.__("starts any moment");
   }
-  return format.joined(place, when, reason(row));
+  const guess = when && row.starts_guess ? trans.__("%1 (a guess)", when) : when;
+  return format.joined(place, guess, reason(row));
 }
 
 function running(trans: TranslationBundle, row: BoardRow): string {

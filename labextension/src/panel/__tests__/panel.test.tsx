@@ -1,4 +1,4 @@
-import { press, stage, until } from "./stage";
+import { FakeFeed, press, stage, until } from "./stage";
 import type { IStage } from "./stage";
 
 import { HOSTILE, boardRow, checkpoint, failure, jobView, rankRow, runOf } from "../../__tests__/builders";
@@ -145,6 +145,40 @@ describe("a waiting job", () => {
     shown.button("More").click();
     await until(() => text("[data-rnb=waiting]").includes("Wait."));
     expect(shown.find("[data-rnb=waiting]").getAttribute("role")).toBe("status");
+  });
+});
+
+describe("an expected start", () => {
+  const waiting = { state: "queued", step: 0, attempts: 0, starts_at: 730 } as const;
+
+  it("is said as it is if nothing was guessed", () => {
+    shown = stage({ head: jobView(waiting) });
+    expect(text("[data-rnb=waiting]")).toMatch(/Expected to start: .* in about 10 min\. /);
+  });
+
+  it("is called a guess where one went into it, with the job that nobody knows the end of", () => {
+    shown = stage({ head: jobView({ ...waiting, starts_guess: `long#1${HOSTILE}` }) });
+    expect(text("[data-rnb=waiting]")).toContain(
+      "in about 10 min (a guess: nobody knows how long long#1<img src=x"
+    );
+    expect(text("[data-rnb=waiting]")).not.toContain("\u202e");
+  });
+});
+
+describe("what a notebook's file has", () => {
+  it.each([
+    [1e9, "from the notebook's file, as of "],
+    [null, "from the notebook's file."]
+  ])("says of when it is, if the file says: %p", async (at, said) => {
+    const feed = new FakeFeed();
+    feed.contact = { kind: "down", why: "There is no cluster.", noCluster: true };
+    feed.record("digits#1").showSaved({ view: jobView(), at });
+    shown = stage({}, {}, feed);
+    expect(text("[data-rnb=offline]")).toContain(said);
+    expect(text("[data-rnb=offline]").includes("2001")).toBe(at !== null);
+    shown.feed.contact = { kind: "live" };
+    shown.tell({ full: true, head: jobView() });
+    await until(() => shown.node.querySelector("[data-rnb=offline]") === null);
   });
 });
 

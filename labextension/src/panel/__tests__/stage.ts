@@ -86,6 +86,7 @@ export class FakeFeed implements IFeed {
       rule: "",
       reason: "",
       starts_at: null,
+      starts_guess: "",
       remedies: ["Wait."]
     };
   }
@@ -107,11 +108,16 @@ export interface IStage {
   button(name: string): HTMLButtonElement;
 }
 
-/** Put a panel on the page. What is given is known of the job before. */
-export function stage(given: Partial<JobDelta> = {}, sections: Partial<ISections> = {}): IStage {
-  const feed = new FakeFeed();
+/** Put a panel on the page. What is given is known of the job before, or what a feed has of it. */
+export function stage(
+  given: Partial<JobDelta> = {},
+  sections: Partial<ISections> = {},
+  feed = new FakeFeed()
+): IStage {
   const record = feed.record("digits#1");
-  record.apply(delta({ full: true, head: jobView(), ...given }));
+  if (!record.stale) {
+    record.apply(delta({ full: true, head: jobView(), ...given }));
+  }
   const actions = {
     confirm: jest.fn<Promise<boolean>, [string, string, string]>(async () => true),
     askName: jest.fn<Promise<string | null>, [string, string, string]>(async () => null),

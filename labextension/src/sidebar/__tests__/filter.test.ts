@@ -79,6 +79,9 @@ test("a row says what matters in its state", () => {
     "place 2 · starts in 3 min · Needs 4 workers; 2 are free."
   );
   expect(line(trans, queued, 1010)).toContain("starts any moment");
+  expect(line(trans, { ...queued, starts_guess: "b#1" }, 820)).toContain("in 3 min (a guess) ·");
+  const unknown = { ...queued, starts_at: null, starts_guess: "b#1" };
+  expect(line(trans, unknown, 820)).not.toContain("guess");
   const failed = boardRow("a#1", { state: "failed", cause: "out of memory" });
   expect(line(trans, failed, 0)).toBe("out of memory");
   const done = boardRow("a#1", { state: "succeeded", step: 100, started_at: 10, ended_at: 82 });

@@ -11,13 +11,13 @@ baseline from further away would count as lost or won.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
 from pathlib import Path
-from statistics import mean, median
+from statistics import median
 from typing import Any, Protocol
 
 import torch
@@ -145,9 +145,14 @@ class Saved:
 
     @property
     def plain(self) -> float:
-        """Seconds from one plain step's end to the next one's, here and now."""
-        rows = (self.before, [self.steps[-1], *self.after])
-        return mean(median(step.ended - last.ended for last, step in pairwise(row)) for row in rows)
+        """Seconds from one plain step's end to the next one's, here and now.
+
+        A mean, since a sum of steps is compared to it: steps are skewed, and a median would have
+        those lose more that write for longer.
+        """
+        before = (self.before[-1].ended - self.before[0].ended) / (len(self.before) - 1)
+        after = (self.after[-1].ended - self.steps[-1].ended) / len(self.after)
+        return (before + after) / 2
 
     @property
     def lost(self) -> float:
@@ -178,7 +183,8 @@ class Saved:
 class Loss:
     """What one launch has shown: medians over its checkpoints.
 
-    In seconds but for `slowdown`, which is a fraction. `lost` is training time per checkpoint;
+    In seconds but for `slowdown`, which is a fraction, and nan where no step was made while one
+    was written. `lost` is training time per checkpoint;
     `pause` what of it the loop stood still between two steps; `durable` from the request until
     it is; `step` a step without checkpoints.
     """
@@ -231,7 +237,7 @@ def evaluate(found: list[Saved]) -> Loss:
     slowdowns = [saved.slowdown for saved in found]
     return Loss(
         median(saved.lost for saved in found),
-        median([s for s in slowdowns if s is not None] or [0.0]),
+        median([s for s in slowdowns if s is not None] or [math.nan]),
         median(saved.pause for saved in found),
         median(saved.durable - saved.before[-1].ended for saved in found),
         median(saved.plain for saved in found),

@@ -134,7 +134,7 @@ def tensors(value: Any) -> Iterator[torch.Tensor]:
 
 
 class Background:
-    """A saver in the loop that `finished` tells of."""
+    """A saver beside the loop, which notes when its checkpoint was durable."""
 
     def __init__(self, training: Training, folder: Path) -> None:
         self._training = training

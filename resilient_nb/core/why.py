@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from resilient_nb.core import proposals
+from resilient_nb.core import forecast, proposals
 from resilient_nb.core.accounting import group_of
 from resilient_nb.core.dependencies import unmet, upstream
 from resilient_nb.core.eta import ExpectedStart, expected_starts
@@ -109,15 +109,16 @@ def _remedies(
         return
     first = _first_to_end(view)
     if first is not None and first.remaining is not None:
-        yield f"{first.job} ends, {_in(first.remaining)} by its rate so far."
+        how = "by its rate so far" if first.exact else "as declared"
+        yield f"{first.job} ends, {_in(first.remaining)} {how}."
     if row.behind:
         yield f"{row.behind} starts, or is cancelled."
 
 
 def _first_to_end(view: QueueView) -> Gang | None:
     """Return the running gang that is expected to end first."""
-    known = [gang for gang in view.gangs if gang.held and gang.remaining is not None]
-    return min(known, key=lambda gang: (gang.remaining, gang.job), default=None)
+    running = [gang for gang in view.gangs if gang.held and forecast.known(gang)]
+    return min(running, key=lambda gang: (gang.remaining, gang.job), default=None)
 
 
 def _largest(view: QueueView, gang: Gang, most: int, now: float) -> int:

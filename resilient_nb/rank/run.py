@@ -60,7 +60,7 @@ class Run:
 
     @property
     def should_stop(self) -> bool:
-        """Whether the job was asked to leave; `batches` and `steps` see to it by themselves."""
+        """Whether all ranks are about to leave; `batches` and `steps` see to it by themselves."""
         return self._boundary.leaving
 
     def track(self, **objects: Any) -> None:

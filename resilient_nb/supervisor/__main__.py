@@ -37,7 +37,7 @@ def main() -> None:
     place.pid.write_text(str(os.getpid()))
     become_subreaper()
     supervisor = Supervisor(place, listen(place.socket), lock, args.orphan_grace)
-    supervisor.launcher.load(args.entry, find_groups(load_settings().cgroup))
+    supervisor.launching.load(args.entry, find_groups(load_settings().cgroup))
     gc.collect()
     gc.freeze()  # keep forks from copying pages that only the collector touches
     try:

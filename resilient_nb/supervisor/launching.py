@@ -28,7 +28,7 @@ from resilient_nb.wire.orders import (
 )
 
 
-class Launcher:
+class Launching:
     """Begins attempts: binds where their ranks will meet, and forks the ranks.
 
     Args:

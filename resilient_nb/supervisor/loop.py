@@ -21,7 +21,7 @@ from resilient_nb.supervisor import scratch
 from resilient_nb.supervisor.agents import Agents
 from resilient_nb.supervisor.chaos import Injector
 from resilient_nb.supervisor.children import Child, reap
-from resilient_nb.supervisor.launching import Launcher
+from resilient_nb.supervisor.launching import Launching
 from resilient_nb.supervisor.place import Place
 from resilient_nb.supervisor.sockets import flush, receive
 from resilient_nb.wire.codec import build, plain
@@ -56,7 +56,7 @@ class Supervisor:
     """One host's ranks. `run` returns when it was told to shut down or nobody needs it.
 
     Attributes:
-        launcher: begins ranks, once it has loaded what they run.
+        launching: begins ranks, once it has loaded what they run.
     """
 
     def __init__(self, place: Place, server: socket.socket, lock: int, orphan_grace: float) -> None:
@@ -78,7 +78,7 @@ class Supervisor:
         signal.set_wakeup_fd(self._wake_out.fileno())
         self._selector.register(self._wake_in, selectors.EVENT_READ, self._woken)
         self._agents = Agents(server, self._selector, self._news, self._obey)
-        self.launcher = Launcher(place, self._agents, self._watch, self._let_go)
+        self.launching = Launching(place, self._agents, self._watch, self._let_go)
 
     def run(self) -> None:
         """Serve until shut down, then end every rank."""
@@ -134,9 +134,9 @@ class Supervisor:
         match order:
             case Prepare():
                 if not self._of(order.job, order.epoch):  # else it came again, and late
-                    self.launcher.prepare(order)
+                    self.launching.prepare(order)
             case Launch():
-                self.launcher.launch(order, [child.seat for child in self._live()])
+                self.launching.launch(order, [child.seat for child in self._live()])
             case Leave():
                 now = time.monotonic()
                 for child in self._of(order.job, order.epoch):
@@ -164,7 +164,7 @@ class Supervisor:
                 self._done = True
 
     def _kill(self, order: Kill) -> None:
-        self.launcher.end(order.job, order.epoch)
+        self.launching.end(order.job, order.epoch)
         self._collect()  # an end that is news must not look like ours
         for child in self._of(order.job, order.epoch):
             if order.hung:
@@ -192,7 +192,7 @@ class Supervisor:
         """Return what the agent that speaks for the host is told besides facts."""
         rows = [RankRow(c.attempt.job, c.attempt.epoch, c.rank, c.pid) for c in self._live()]
         return {
-            "warm": self.launcher.warm,
+            "warm": self.launching.warm,
             "ranks": plain(rows),
             "samples": plain(list(self._samples())),
         }

@@ -35,14 +35,13 @@ def make(place: Place) -> str:
 
 def use(folder: str) -> None:
     """In the rank: have its multiprocessing work there, and that of the processes it starts."""
-    if not folder:
-        return
-    usual, tempfile.tempdir = tempfile.tempdir, folder
     try:
-        with suppress(OSError):  # the disk is full, say
-            get_temp_dir()  # makes its own in ours, and keeps to it
+        if folder:
+            tempfile.tempdir = folder
+            with suppress(OSError):  # the disk is full, say
+                get_temp_dir()  # makes its own in ours, and keeps to it
     finally:
-        tempfile.tempdir = usual
+        tempfile.tempdir = None  # the cell may want another than what the supervisor has found
 
 
 def remove(folder: str) -> None:
@@ -53,8 +52,8 @@ def remove(folder: str) -> None:
 
 def sweep(place: Place) -> None:
     """Remove the folders of all ranks: the supervisor has none, or was killed and is followed."""
-    with suppress(OSError):
-        for folder in Path(tempfile.gettempdir()).glob(f"{_prefix(place)}*"):
+    for folder in Path(tempfile.gettempdir()).glob(f"{_prefix(place)}*"):
+        with suppress(OSError):
             if folder.lstat().st_uid == os.getuid():  # anybody can make one of this name
                 remove(str(folder))
 

@@ -15,7 +15,7 @@ from torch import nn
 features = torch.randn(160, 8, generator=torch.Generator().manual_seed(0))
 data = torch.utils.data.TensorDataset(features, features.sum(1, keepdim=True))"""
 
-TRAIN = """%%resilient {name} --workers 2 --checkpoint-every 10 --keep all --out weights
+TRAIN = """%%resilient {name} --workers 2 --checkpoint-every 10 --keep all --out weights {more}
 import os, time
 model = nn.Linear(8, 1)
 optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
@@ -37,7 +37,8 @@ def train(name: str, epochs: int = 10, pause: float = 0.05, gate: str = "/") -> 
 
     After 150 steps it waits until there is a file of the gate's name.
     """
-    return TRAIN.format(name=name, epochs=epochs, pause=pause, gate=gate)
+    more = "" if gate == "/" else "--hang-after never"
+    return TRAIN.format(name=name, more=more, epochs=epochs, pause=pause, gate=gate)
 
 
 #: Goes on for hours. Two ranks, so that one can be killed.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from resilient_nb.client import Client
+from resilient_nb.core.hangs import NEVER
 from resilient_nb.core.model import Cell, Interval, JobSpec
 from resilient_nb.core.views import JobView
 from resilient_nb.wire.requests import Submit
@@ -38,19 +39,30 @@ for x, y in run.batches(data, batch_size=30, epochs={epochs}, shuffle=True):
     run.log(loss=loss)
     history.append(loss.item())
     seen += len(x)
-    time.sleep({pause})
+    time.sleep(0 if os.path.exists({until!r}) else {pause})
 weights = {{k: v.clone() for k, v in model.state_dict().items()}}
 """
 
 
-def train(epochs: int = 6, pause: float = 0.0, gates: Mapping[int, Path] | None = None) -> str:
+#: Options of a job that stands still at gates.
+GATED = {"hang_after": NEVER}
+
+
+def train(
+    epochs: int = 6,
+    pause: float = 0.0,
+    gates: Mapping[int, Path] | None = None,
+    until: Path | None = None,
+) -> str:
     """Return the training cell: 7 steps an epoch.
 
     After so many steps it waits until there is a file of that name: what a test does to a job
-    that trains is done before it ends, however slow the machine is.
+    that trains is done before it ends, however slow the machine is. It must not count as hung
+    meanwhile: `**GATED`. Where steps must be made all the while, it pauses in each until there is
+    a file `until`.
     """
     closed = {step: str(path) for step, path in (gates or {}).items()}
-    return TRAIN.format(epochs=epochs, pause=pause, gates=closed)
+    return TRAIN.format(epochs=epochs, pause=pause, gates=closed, until=str(until or ""))
 
 
 def submit(

@@ -14,7 +14,7 @@ import psutil
 import pytest
 import torch
 
-from cells import finish, results, submit, train, wait
+from cells import GATED, finish, results, submit, train, wait
 from conftest import processes_of
 from resilient_nb.client import Client
 from resilient_nb.cluster import embedded
@@ -88,7 +88,7 @@ def test_a_disk_that_takes_nothing_costs_no_training(
 ) -> None:
     full, seen = tmp_path / "full", tmp_path / "seen"
     source = train(epochs=4, pause=0.05, gates={9: full, 22: seen})
-    job = submit(client, "on-a-full-disk", source, 2, OUT)
+    job = submit(client, "on-a-full-disk", source, 2, OUT, **GATED)
     view = wait(client, job, lambda view: len(view.checkpoints) >= 1 and view.step >= 8)
     pids = [rank.pid for rank in view.ranks]
     process = scheduler()
@@ -118,7 +118,7 @@ def test_a_damaged_journal_costs_no_training(
 ) -> None:
     journal, killed = home / "journal.db", tmp_path / "killed"
     source = train(epochs=4, pause=0.1, gates={24: killed})
-    job = submit(client, "on-a-damaged-journal", source, 2, OUT)
+    job = submit(client, "on-a-damaged-journal", source, 2, OUT, **GATED)
     wait(client, job, lambda view: len(view.checkpoints) >= 2)
     process = scheduler()
     os.kill(process.pid, signal.SIGSTOP)  # what is damaged must be what the next one reads
@@ -150,7 +150,7 @@ def test_an_old_copy_of_the_journal_costs_no_training(
     journal, old = home / "journal.db", home / "journal.old"
     copied, killed = tmp_path / "copied", tmp_path / "killed"
     source = train(epochs=5, pause=0.1, gates={12: copied, 30: killed})
-    job = submit(client, "on-an-old-journal", source, 2, OUT)
+    job = submit(client, "on-an-old-journal", source, 2, OUT, **GATED)
     view = wait(client, job, lambda view: len(view.checkpoints) >= 1)
     with closing(sqlite3.connect(journal)) as source, closing(sqlite3.connect(old)) as target:
         source.backup(target)

@@ -29,8 +29,8 @@ def test_a_job_that_is_broken_on_purpose_computes_the_same(
     client: Client, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     cut_off = tmp_path / "cut-off"
-    whole = finish(client, submit(client, "left-alone", train(16), 2, OUT))
-    job = submit(client, "broken", train(16, pause=0.06, gates={100: cut_off}), 2, OUT)
+    whole = finish(client, submit(client, "left-alone", train(40), 2, OUT))
+    job = submit(client, "broken", train(40, pause=0.06, until=cut_off), 2, OUT)
     wait(client, job, lambda view: view.step >= 8)
     killed = chaos(capsys, "broken", "kill-rank", "--rank", "1")
     assert killed["failures"] == ["killed from outside"]
@@ -48,7 +48,7 @@ def test_a_job_that_is_broken_on_purpose_computes_the_same(
     assert [row["kind"] for row in report["injected"]] == ["kill-rank", "drop-network"]
     goodput = report["goodput"]
     assert goodput["failures"] == 2
-    assert goodput["steps"] == 112
+    assert goodput["steps"] == 280
     assert goodput["mttr_s"] > 0
     assert 0 < goodput["goodput"] < 1
     assert cli.main(["chaos", "broken", "report"]) == 0
@@ -60,7 +60,7 @@ def test_a_job_that_is_broken_on_purpose_computes_the_same(
 def test_what_lasts_is_over_by_itself(client: Client, tmp_path: Path) -> None:
     """Stopped, slow, without a disk: after that it goes on, and nobody needs to be there."""
     broken = tmp_path / "broken"
-    job = submit(client, "lasting", train(20, pause=0.02, gates={100: broken}), 2, OUT)
+    job = submit(client, "lasting", train(40, pause=0.03, until=broken), 2, OUT)
     view = wait(client, job, lambda v: v.step >= 6)
     notes: list[str] = []
     round_ = Chaos(client, job, notes.append)

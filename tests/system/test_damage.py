@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cells import finish, results, submit, train, wait
+from cells import GATED, finish, results, submit, train, wait
 from resilient_nb import cli
 from resilient_nb.client import Client
 from resilient_nb.core.causes import DAMAGED
@@ -42,7 +42,8 @@ def test_a_job_goes_on_from_the_checkpoint_before_the_damage(
 ) -> None:
     cancelled = tmp_path / "cancelled"
     reference = finish(client, submit(client, "whole", train(epochs=3), 2, OUT))
-    job = submit(client, "damaged", train(epochs=3, pause=0.1, gates={12: cancelled}), 2, OUT)
+    source = train(epochs=3, pause=0.1, gates={12: cancelled})
+    job = submit(client, "damaged", source, 2, OUT, **GATED)
     wait(client, job, lambda view: len(view.checkpoints) >= 2)
     client.cancel(job)
     cancelled.touch()

@@ -177,8 +177,7 @@ def _pass(gate: str) -> None:
 def test_a_gang_is_vacated_before_its_worker_is_retired(site: Site, tmp_path: Path) -> None:
     """It is slow until it was vacated: a gate would keep it from leaving."""
     retired = tmp_path / "retired"
-    pause = f"0.0 if os.path.exists({str(retired)!r}) else 0.05"
-    source = train(epochs=40).replace("time.sleep(0.0)", f"time.sleep({pause})")
+    source = train(epochs=40, pause=0.05, until=retired)
     job = submit(site.ours, "vacated", source, 3, ("seen",))
     wait(site.ours, job, lambda view: running(view) and view.step >= 3)
     (gone,) = sorted(site.addresses())[:1]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cells import finish, results, submit, train, wait
+from cells import GATED, finish, results, submit, train, wait
 from conftest import processes_of
 from resilient_nb.client import Client
 from resilient_nb.cluster import embedded
@@ -66,7 +66,7 @@ def test_a_job_trains_to_its_end_and_returns_when_there_is_room(
     whole = submit(small, "whole", source, 2, OUT)
     assert finish(small, whole).state is JobState.SUCCEEDED
     full.unlink()
-    job = submit(small, "full", source, 2, OUT)
+    job = submit(small, "full", source, 2, OUT, **GATED)
     wait(small, job, lambda view: view.step >= 8 and bool(view.checkpoints))
     eat_all(disk / "eaten")
     full.touch()

@@ -6,7 +6,7 @@ import os
 import signal
 from pathlib import Path
 
-from cells import finish, results, submit, wait
+from cells import GATED, finish, results, submit, wait
 from resilient_nb.api import Run
 from resilient_nb.client import Client
 from resilient_nb.core.model import Cell, Interval, JobSpec, JobState
@@ -43,7 +43,7 @@ def test_a_plain_loop_over_epochs_resumes_in_the_third(client: Client, tmp_path:
     killed = tmp_path / "killed"
     calm = finish(client, submit(client, "epochs-calm", OUTER.format(pause=0, gate="/"), 2, out)).id
     source = OUTER.format(pause=0.05, gate=str(killed))
-    job = submit(client, "epochs", source, 2, out, Interval(steps=3))
+    job = submit(client, "epochs", source, 2, out, Interval(steps=3), **GATED)
     view = wait(client, job, lambda v: v.step >= 13)
     os.kill(view.ranks[0].pid, signal.SIGKILL)
     killed.touch()

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from cells import finish, results, submit, train, wait
+from cells import GATED, finish, results, submit, train, wait
 from conftest import processes_of
 from resilient_nb.client import Client
 from resilient_nb.cluster import embedded
@@ -133,8 +133,8 @@ def test_a_job_of_a_lost_host_goes_on_from_a_peers_memory(site: Site, tmp_path: 
     until(lambda: site.hosts() == {"a", "b"})
     every, client = Interval(steps=20), site.client
     killed = tmp_path / "killed"
-    source = train(EPOCHS, pause=0.05, gates={50: killed})
-    job = submit(client, "lost", source, 1, OUT, every, memory_copies=1)
+    source = train(EPOCHS, pause=0.05, gates={30: killed})
+    job = submit(client, "lost", source, 1, OUT, every, memory_copies=1, **GATED)
     view = wait(client, job, lambda view: steps(view, 1))
     (here,) = {row.host for row in view.ranks}
     (peer,) = {"a", "b"} - {here}

@@ -127,7 +127,8 @@ def test_a_cell_comes_back(kernel: Kernel) -> None:
 
 def test_a_killed_kernel_loses_nothing(client: Client, kernel: Kernel, tmp_path: Path) -> None:
     back = tmp_path / "back"
-    kernel.run(CELL.format(name="orphan", more="", epochs=10, pause=0.05, gate=str(back)))
+    more = "--hang-after never"
+    kernel.run(CELL.format(name="orphan", more=more, epochs=10, pause=0.05, gate=str(back)))
     wait(client, "orphan", lambda view: view.step >= 8)
     provisioner = kernel.manager.provisioner
     assert provisioner is not None

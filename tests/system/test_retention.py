@@ -6,7 +6,7 @@ import os
 import signal
 from pathlib import Path
 
-from cells import finish, results, submit, train, wait
+from cells import GATED, finish, results, submit, train, wait
 from resilient_nb.api import Run
 from resilient_nb.client import Client
 from resilient_nb.core.model import Best, Interval, Keep
@@ -25,7 +25,7 @@ def test_a_run_that_keeps_two_goes_on_after_a_kill(client: Client, tmp_path: Pat
     calm = finish(client, submit(client, "keep-calm", train(), 2, out)).id
     keep = Keep(last=2, best=(Best(1, "loss"),))
     source = train(pause=0.05, gates={36: killed})
-    job = submit(client, "keep", source, 2, out, Interval(steps=2), keep=keep)
+    job = submit(client, "keep", source, 2, out, Interval(steps=2), keep=keep, **GATED)
     view = wait(client, job, lambda v: v.step >= 22)
     os.kill(view.ranks[0].pid, signal.SIGKILL)
     killed.touch()

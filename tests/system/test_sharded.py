@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from cells import finish, results, submit, wait
+from cells import GATED, finish, results, submit, wait
 from resilient_nb.client import Client
 from resilient_nb.core.model import Interval, JobState
 from resilient_nb.loading import load_path
@@ -74,7 +74,7 @@ def killed(client: Client, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A run on two ranks, one of which was killed."""
     gate = tmp_path_factory.mktemp("sharded") / "killed"
     source = sharded(4, (2,), pause=0.1, gate=str(gate))
-    job = submit(client, "sharded", source, 2, OUT, EVERY)
+    job = submit(client, "sharded", source, 2, OUT, EVERY, **GATED)
     view = wait(client, job, lambda v: v.step >= 8)
     os.kill(view.ranks[1].pid, signal.SIGKILL)
     gate.touch()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from cells import finish, results, submit, train, wait
+from cells import GATED, finish, results, submit, train, wait
 from conftest import processes_of
 from resilient_nb.client import Client
 from resilient_nb.cluster import embedded
@@ -67,13 +67,15 @@ def reference(client: Client) -> str:
 def slow(gate: Path) -> tuple[str, dict[str, float]]:
     """Return a cell, and what it takes from its notebook."""
     source = train(EPOCHS, gates={18: gate})
-    return source.replace("time.sleep(0.0)", "time.sleep(pause)"), {"pause": 0.03}
+    return source.replace("else 0.0)", "else pause)"), {"pause": 0.03}
 
 
 def test_a_killed_rank_goes_on_from_a_bucket(reference: str, far: Client, tmp_path: Path) -> None:
     killed = tmp_path / "killed"
     source, values = slow(killed)
-    job = submit(far, "killed", source, 2, OUT, EVERY, captured=far.put(pickle.dumps(values)))
+    job = submit(
+        far, "killed", source, 2, OUT, EVERY, captured=far.put(pickle.dumps(values)), **GATED
+    )
     view = wait(far, job, lambda v: v.step >= 12)
     os.kill(view.ranks[-1].pid, signal.SIGKILL)
     killed.touch()
@@ -97,7 +99,7 @@ def test_a_job_goes_on_from_its_second_copy(reference: str, far: Client, tmp_pat
     source, values = slow(cancelled)
     captured = far.put(pickle.dumps(values))
     copy = str(tmp_path / "copy")
-    job = submit(far, "copied", source, 2, OUT, EVERY, captured=captured, replicas=(copy,))
+    job = submit(far, "copied", source, 2, OUT, EVERY, captured=captured, replicas=(copy,), **GATED)
     wait(far, job, lambda v: v.step >= 12)
     far.cancel(job)
     cancelled.touch()

@@ -11,7 +11,7 @@ import psutil
 import pytest
 import torch
 
-from cells import finish, results, submit, train, wait
+from cells import GATED, finish, results, submit, train, wait
 from conftest import processes_of
 from resilient_nb.client import Client
 from resilient_nb.cluster.record import read
@@ -71,7 +71,7 @@ def test_killed_rank(
 ) -> None:
     killed = tmp_path / "killed"
     source = train(pause=0.03, gates={30: killed})
-    job = submit(client, f"rank-{workers}", source, workers, OUT)
+    job = submit(client, f"rank-{workers}", source, workers, OUT, **GATED)
     view = wait(client, job, lambda v: v.step >= 12)
     os.kill(view.ranks[-1].pid, signal.SIGKILL)
     killed.touch()
@@ -90,7 +90,7 @@ def test_managers_die_and_training_goes_on(
     """What manages the ranks dies; they are adopted, and no step is lost."""
     killed = tmp_path / "killed"
     source = train(epochs=6, pause=0.1, gates={36: killed})
-    job = submit(client, f"adopt-{role}", source, 2, OUT)
+    job = submit(client, f"adopt-{role}", source, 2, OUT, **GATED)
     before = wait(client, job, lambda v: v.step >= 6)
     for pid in pids(role, home):
         os.kill(pid, signal.SIGKILL)
@@ -107,7 +107,8 @@ def test_killed_supervisor(
 ) -> None:
     """The parent of the ranks dies, and they with it; a new one takes over."""
     killed = tmp_path / "killed"
-    job = submit(client, "supervisor", train(pause=0.05, gates={36: killed}), 2, OUT)
+    source = train(pause=0.05, gates={36: killed})
+    job = submit(client, "supervisor", source, 2, OUT, **GATED)
     before = wait(client, job, lambda v: v.step >= 12)
     (pid,) = pids("supervisor", home)
     os.kill(pid, signal.SIGKILL)

@@ -12,7 +12,7 @@ import pytest
 
 from resilient_nb.supervisor import cgroups, limits
 from resilient_nb.supervisor.cgroups import Cgroups, find
-from resilient_nb.supervisor.launching import Launcher
+from resilient_nb.supervisor.launching import Launching
 from resilient_nb.supervisor.limits import Limit
 from resilient_nb.testing.builders import an_attempt
 
@@ -124,8 +124,8 @@ def test_a_group_that_was_busy_is_removed_with_the_next(tmp_path: Path) -> None:
 def test_copies_in_the_hosts_memory_arent_counted_as_a_ranks(tmp_path: Path) -> None:
     host: Any = SimpleNamespace(_groups=Cgroups(folder(tmp_path / "base", v2=True)))
     attempt = replace(an_attempt(), memory_limit=100)
-    assert Launcher._limit(host, attempt).group is not None
-    found = Launcher._limit(host, replace(attempt, memory_copies=1))
+    assert Launching._limit(host, attempt).group is not None
+    found = Launching._limit(host, replace(attempt, memory_copies=1))
     assert (found.most, found.group) == (100, None)
 
 

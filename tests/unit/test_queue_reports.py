@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from datetime import UTC
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -231,10 +232,11 @@ EVIL = ["<script>alert(1)</script>", "\x1b[2J\x1b]0;title\x07", "a" * 300, "x\ny
 
 @given(st.sampled_from(EVIL) | st.text(max_size=40), st.floats() | st.none())
 def test_whatever_names_say_reports_stay_inert_and_narrow(evil: str, at: float | None) -> None:
-    row = a_row(evil, user=evil, group=evil, priority=evil, reason=evil, rule=evil, starts_at=at)
+    start: dict[str, Any] = {"starts_at": at, "starts_guess": evil}
+    row = a_row(evil, user=evil, group=evil, priority=evil, reason=evil, rule=evil, **start)
     share = ShareRow(evil, evil, 1.0, 1.0, 1, 1, 0.5, 0.5)
     report = QueueReport(4, 1, (row, row), (share, replace(share, user="")), (evil,))
-    why = a_why(job=evil, rule=evil, reason=evil, remedies=(evil, f"`{evil}`"), starts_at=at)
+    why = a_why(job=evil, rule=evil, reason=evil, remedies=(evil, f"`{evil}`"), **start)
     view = a_job(id=evil, user=evil, group=evil, priority=evil)
     for html in (queue_html(report, moment=MOMENT), why_html(why, view, moment=MOMENT)):
         page = Page(html)

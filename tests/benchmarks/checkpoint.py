@@ -110,6 +110,8 @@ def stall(rounds: int, timed: int) -> dict[str, float]:
     title = "Steps slower while it is written, %"
     slowdowns = {name: [x.slowdown for x in found] for name, found in losses.items()}
     table(title, {name: [100 * x for x in found] for name, found in slowdowns.items()})
+    title = "Which is so many seconds a checkpoint"
+    table(title, {n: [x.slowdown * x.durable for x in found] for n, found in losses.items()})
     ours, dcp, package = (lost(losses[name]) for name in (disk.OURS, best_mode, PACKAGE))
     return {
         "stall_vs_dcp_async": ratio(ours, dcp, LEAST_TIME),

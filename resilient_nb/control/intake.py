@@ -130,26 +130,28 @@ class Intake:
     def samples(self, report: orders.Report) -> None:
         """Take what a host's ranks have measured; that of attempts that are over is dropped."""
         engine, now = self._engine, self._engine.now()
+        # Thousands a second: what takes them is looked up once.
+        show, record, watch = engine.live.sample, engine.recording.sample, engine.watching.sample
         for (name, epoch), samples in groupby(report.samples, attrgetter("job", "epoch")):
             job = engine.current(name, epoch)
             if job is not None:
                 # One sample may have the job stopped; who takes the others asks the world then.
                 for sample in samples:
-                    self._sample(job, sample, report, now)
+                    if sample.rank == 0:
+                        self._first_rank(job, sample, now)
+                    show(sample, report.host, now)
+                    record(sample, now, report.round_trip, report.disk_free)
+                    watch(job, sample, now)
             if name in engine.world.jobs:
                 engine.changed(name)
         self.write()
 
-    def _sample(self, job: Job, sample: Sample, report: orders.Report, now: float) -> None:
-        engine = self._engine
-        if sample.rank == 0:
-            engine.showing.load_series(job.id)
-            busy = sample.data_s + sample.compute_s + sample.wait_s
-            pace = busy / sample.steps if sample.steps else None
-            engine.tallies.stepped(job.id, now, sample.step, pace)
-        engine.live.sample(sample, report.host, now)
-        engine.recording.sample(sample, now, report.round_trip, report.disk_free)
-        engine.watching.sample(job, sample, now)
+    def _first_rank(self, job: Job, sample: Sample, now: float) -> None:
+        """Rank 0 speaks for its gang of steps, and how long they take."""
+        self._engine.showing.load_series(job.id)
+        busy = sample.data_s + sample.compute_s + sample.wait_s
+        pace = busy / sample.steps if sample.steps else None
+        self._engine.tallies.stepped(job.id, now, sample.step, pace)
 
     def write(self) -> None:
         """Write what was measured, now and then."""

@@ -60,7 +60,9 @@ class Reconciling:
         engine = self._engine
         alive = {(row.job, row.epoch, row.rank): row for row in report.ranks}
         for job in [engine.world.jobs[name] for name in self._on_host.get(report.host, ())]:
-            mine = [rank for host, rank in ranks_of(job.placement) if host == report.host]
+            # Not all ranks of a large gang, for each of its hosts.
+            here = tuple(share for share in job.placement if share.host == report.host)
+            mine = [rank for _, rank in ranks_of(here)]
             there = [r for r in mine if (job.id, job.epoch, r) in alive]
             missing = [r for r in mine if r not in there and r not in job.ends]
             for rank in there:

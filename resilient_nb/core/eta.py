@@ -33,8 +33,8 @@ def expected_starts(view: QueueView, plan: Plan, now: float) -> Mapping[str, Exp
     free = sum(host.free for host in view.hosts)
     ends: list[tuple[float, int]] = []
     for gang in view.gangs:
-        if gang.held and gang.remaining is not None and forecast.known(gang):
-            ends.append((now + gang.remaining, gang.slots))
+        if gang.held and (left := forecast.predicted(gang)) is not None:
+            ends.append((now + left, gang.slots))
     heapq.heapify(ends)
     promised = {row.job: row for row in plan.reservations}
     found: dict[str, ExpectedStart] = {}
@@ -53,6 +53,6 @@ def expected_starts(view: QueueView, plan: Plan, now: float) -> Mapping[str, Exp
             break
         free, at = free - gang.workers, start
         found[row.job] = ExpectedStart(start)
-        if gang.remaining is not None and forecast.known(gang):
-            heapq.heappush(ends, (start + gang.remaining, gang.workers))
+        if (left := forecast.predicted(gang)) is not None:
+            heapq.heappush(ends, (start + left, gang.workers))
     return {job: start._replace(at=max(now, start.at)) for job, start in found.items()}

@@ -24,19 +24,23 @@ def quantum(gang: Gang, policy: Policy) -> float:
     return policy.quantum * gang.overhead
 
 
-def known(gang: Gang) -> bool:
-    """Whether the rest is predicted by more than the past.
+def predicted(gang: Gang) -> float | None:
+    """Return the seconds that it still runs, None if nothing but the past tells of them.
 
     A declaration that has been overrun says nothing any more.
     """
     left = gang.remaining
-    return left is not None and (gang.exact or left > 0)
+    return left if left is not None and (gang.exact or left > 0) else None
+
+
+def known(gang: Gang) -> bool:
+    """Whether the rest is predicted by more than the past."""
+    return predicted(gang) is not None
 
 
 def service_left(gang: Gang, per_worker: int) -> float:
     """Return the slot-seconds that it is expected to need still, at its smallest size."""
-    left = gang.remaining
-    if left is not None and (gang.exact or left > 0):
+    if (left := predicted(gang)) is not None:
         return left * gang.workers * per_worker
     attained, presumed = gang.attained, PRESUMED * gang.workers * per_worker
     return attained if attained > presumed else presumed

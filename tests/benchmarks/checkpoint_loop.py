@@ -184,9 +184,8 @@ class Loss:
     """What one launch has shown: medians over its checkpoints.
 
     In seconds but for `slowdown`, which is a fraction, and nan where no step was made while one
-    was written. `lost` is training time per checkpoint;
-    `pause` what of it the loop stood still between two steps; `durable` from the request until
-    it is; `step` a step without checkpoints.
+    was written. `lost` is training time per checkpoint; `pause` what of it the loop stood still
+    between two steps; `durable` from the request until it is; `step` one without checkpoints.
     """
 
     lost: float
@@ -206,7 +205,6 @@ def measure(
     found: list[Saved] = []
     plain: list[Step] = []
     current: Saved | None = None
-    asked = 0.0
     for _ in steps(MOST):
         began = time.time()
         training.step(saver.lock())
@@ -218,7 +216,7 @@ def measure(
             if len(plain) > PLAIN:
                 if len(found) == WARMUPS + timed:
                     break
-                current, asked = Saved(plain), step.ended
+                current = Saved(plain)
                 saver.begin()
             continue
         current.steps.append(step)
@@ -227,7 +225,7 @@ def measure(
             current, plain = None, [step]
         elif (durable := saver.durable()) is not None:
             current.durable = durable
-        elif step.ended - asked > PATIENCE:
+        elif step.ended - current.before[-1].ended > PATIENCE:
             raise TimeoutError("A checkpoint isn't there yet.")
     return asdict(evaluate(found[WARMUPS:]))
 

@@ -80,7 +80,7 @@ class _Rank:
         self.rank, self.host, self.pid = rank, host, 0
         self.state, self.step = "starting", 0
         self.total_steps: int | None = None
-        self._sample: Sample | None = None
+        self._sample = _SILENT
         self._view: LiveRank | None = None
         self._seen_at = now
         self._steps = self._data = self._compute = self._wait = self._checkpoint = 0.0
@@ -109,7 +109,23 @@ class _Rank:
     @property
     def rate(self) -> float:
         """Steps a second."""
-        return self._sample.rate if self._sample is not None else 0.0
+        return self._sample.rate
+
+    @property
+    def rss(self) -> int:
+        """Bytes of memory."""
+        return self._sample.rss
+
+    @property
+    def limit(self) -> int:
+        """The most that it may be, 0 if there is none."""
+        return self._sample.limit
+
+    @property
+    def data_share(self) -> float:
+        """The part of its steps in which it waits for data."""
+        whole = self._data + self._compute + self._wait + self._checkpoint
+        return self._data / whole if whole > 0 else 0.0
 
     def view(self) -> LiveRank:
         """Return the rank as a row."""
@@ -119,11 +135,11 @@ class _Rank:
 
     def _row(self) -> LiveRank:
         told = dict(zip(_TOLD, self.cells(), strict=True))
-        return LiveRank(**told, seen_at=self._seen_at, missing=(self._sample or _SILENT).missing)
+        return LiveRank(**told, seen_at=self._seen_at, missing=self._sample.missing)
 
     def cells(self) -> tuple[Any, ...]:
         """Return the cells of a `RankRow`, but for the last: thousands are told each second."""
-        said = self._sample or _SILENT
+        said = self._sample
         steps = self._steps or 1.0
         return (
             self.rank, self.state, self.host, self.pid, self.step, self.total_steps, said.rate,
@@ -197,6 +213,10 @@ class LiveTable:
                         known.series.setdefault(name, Thinned()).add(step, value)
                         known.heard[name] = now
                         known.grown.add(name)
+
+    def heard(self, job: str) -> Collection[_Rank]:
+        """Return a job's ranks as they were heard of: nothing is made of them."""
+        return self._of(job).ranks.values()
 
     def rows(self, job: str) -> tuple[LiveRank, ...]:
         """Return a job's ranks, without the rest of its view."""

@@ -64,7 +64,8 @@ class Reconciling:
             here = tuple(share for share in job.placement if share.host == report.host)
             mine = [rank for _, rank in ranks_of(here)]
             there = [r for r in mine if (job.id, job.epoch, r) in alive]
-            missing = [r for r in mine if r not in there and r not in job.ends]
+            found = set(there)
+            missing = [r for r in mine if r not in found and r not in job.ends]
             for rank in there:
                 row = alive[job.id, job.epoch, rank]
                 if row.pid and job.state is JobState.STARTING:

@@ -31,30 +31,11 @@ _Key = tuple[str, int, int]  # job, epoch, rank
 
 
 @dataclass(slots=True)
-class _Second:
-    """What a rank's samples of one second say: `Facts` to which more is added, in place.
+class _Second(Facts):
+    """What a rank's samples of one second say, to which more is added in place.
 
     Thousands of samples come each second.
     """
-
-    epoch: int
-    at: int
-    seconds: float = 0.0
-    step: int = 0
-    steps: int = 0
-    items: int = 0
-    data_s: float = 0.0
-    compute_s: float = 0.0
-    wait_s: float = 0.0
-    checkpoint_s: float = 0.0
-    longest_s: float = 0.0
-    rss: int = 0
-    cpu_s: float = 0.0
-    read: int = 0
-    written: int = 0
-    missing_s: float = 0.0
-    round_trip: float = 0.0
-    disk_free: int | None = None
 
     def add(self, sample: Sample, seconds: float, last: _Rank) -> None:
         """Add a sample, so many seconds after the last one."""
@@ -84,29 +65,6 @@ class _Second:
             self.round_trip = round_trip
         if disk_free is not None and (self.disk_free is None or disk_free < self.disk_free):
             self.disk_free = disk_free
-
-    def facts(self) -> Facts:
-        """Return it as a row."""
-        return Facts(
-            epoch=self.epoch,
-            at=self.at,
-            seconds=self.seconds,
-            step=self.step,
-            steps=self.steps,
-            items=self.items,
-            data_s=self.data_s,
-            compute_s=self.compute_s,
-            wait_s=self.wait_s,
-            checkpoint_s=self.checkpoint_s,
-            longest_s=self.longest_s,
-            rss=self.rss,
-            cpu_s=self.cpu_s,
-            read=self.read,
-            written=self.written,
-            missing_s=self.missing_s,
-            round_trip=self.round_trip,
-            disk_free=self.disk_free,
-        )
 
 
 @dataclass(slots=True)
@@ -206,7 +164,7 @@ class Recording:
         """Write what is new. It never raises."""
         if not self._rows and not self._points:
             return
-        rows = [(job, rank, row.facts()) for (job, _, rank), row in self._rows]
+        rows = [(job, rank, row) for (job, _, rank), row in self._rows]
         try:
             self._records.write(self._points, rows)
             self.trouble = ""

@@ -93,7 +93,8 @@ class Strays:
 
     def reported(self, host: str, rows: Iterable[orders.RankRow]) -> None:
         """A host says which ranks it has: have forgotten ones leave."""
-        found = {(row.job, row.epoch) for row in rows if self.is_one(row.job, row.epoch)}
+        there = {(row.job, row.epoch) for row in rows}
+        found = {attempt for attempt in there if self.is_one(*attempt)}
         if found:
             self._jobs[host] = frozenset(job for job, _ in found)
         else:

@@ -95,14 +95,14 @@ class Watching:
 
     def sample(self, job: Job, sample: Sample, now: float) -> None:
         """Take a sample of a job's current attempt."""
-        if not 0 <= sample.rank < job.ranks:
-            return
         gang = self._gangs.get(job.id)
         if gang is None or gang.epoch != job.epoch:
             race = Race(job.ranks) if self._moving.comparable(job) else None
             gang = self._gangs[job.id] = _Gang(job.epoch, race)
         known = gang.ranks.get(sample.rank)
         if known is None:
+            if not 0 <= sample.rank < job.ranks:
+                return
             known = gang.ranks[sample.rank] = _Rank(sample, now, now, sample.step)
         known.last, known.heard_at = sample, now
         if not sample.looping:

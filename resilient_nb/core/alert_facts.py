@@ -11,14 +11,29 @@ from resilient_nb.core.alert_model import Fact
 from resilient_nb.core.case import in_a_row, kept_until
 from resilient_nb.core.model import Failure, Job, JobState, Proposal, StopReason
 from resilient_nb.core.proposals import said
-from resilient_nb.core.views import LiveRank
 from resilient_nb.core.world import World
+
+
+class LiveRank(Protocol):
+    """What a rank has said last: bytes of memory, steps a second, and where their time goes."""
+
+    rank: int
+    host: str
+
+    @property
+    def rss(self) -> int: ...
+    @property
+    def limit(self) -> int: ...
+    @property
+    def rate(self) -> float: ...
+    @property
+    def data_share(self) -> float: ...
 
 
 class LiveJob(Protocol):
     """What is known of a job beyond the journal."""
 
-    def rows(self, job: str) -> Iterable[LiveRank]:
+    def heard(self, job: str) -> Iterable[LiveRank]:
         """Return its ranks."""
 
     def metrics(self, job: str) -> Mapping[str, tuple[float, float]]:
@@ -107,7 +122,7 @@ def of_jobs(world: World, live: LiveJob, wanted: Iterable[str], now: float) -> I
         if job.state is not JobState.RUNNING:
             continue
         if names & {"memory_share", "data_wait_share", "steps_per_second"}:
-            yield from _of_ranks(tuple(live.rows(job.id)), labels, now)
+            yield from _of_ranks(tuple(live.heard(job.id)), labels, now)
         if metrics:
             for metric, (value, at) in live.metrics(job.id).items():
                 if metric in metrics:
@@ -144,10 +159,4 @@ def _of_ranks(rows: Sequence[LiveRank], labels: Mapping[str, str], now: float) -
     if steps:
         yield Fact("steps_per_second", labels, min(row.rate for row in steps), now)
         # A gang goes at the pace of the rank that waits longest for its data.
-        yield Fact("data_wait_share", labels, max(map(data_share, steps)), now)
-
-
-def data_share(row: LiveRank) -> float:
-    """Return the part of its steps in which a rank waits for data."""
-    whole = row.data_s + row.compute_s + row.wait_s + row.checkpoint_s
-    return row.data_s / whole if whole > 0 else 0.0
+        yield Fact("data_wait_share", labels, max(row.data_share for row in steps), now)

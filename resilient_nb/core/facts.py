@@ -16,7 +16,7 @@ from itertools import groupby
 MOST_ROWS, _ALL_ROWS, _LEAST_ROWS = 2048, 1 << 16, 64
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Facts:
     """What a rank did in the `width` seconds from `at` on, in attempt `epoch`.
 

@@ -64,7 +64,7 @@ def histories(draw: st.DrawFn) -> list[Facts]:
     epoch, history = 1, []
     for row in found:
         epoch += draw(st.integers(0, 3)) // 3
-        history.append(Facts(**{**row.__dict__, "epoch": epoch}))
+        history.append(replace(row, epoch=epoch))
     return history
 
 

@@ -206,7 +206,8 @@ class Saver:
         documents: dict[str, Json] = {"shared": dict(snapshot.documents)}
         documents.update({f"rank-{n}": dict(parts[n].own) for n in range(self._world)})
         manifest = self._manifest(request, self._merged(parts))
-        self._committed(self._writer("commit", self._runs, manifest, documents), request.tag)
+        stored = self._writer("commit", self._runs, manifest, documents)
+        self._committed(replace(manifest, documents=stored), request.tag)
 
     def _share(self, step: int, snapshot: Snapshot) -> Share:
         """Compare what the ranks hold; return what this one writes."""

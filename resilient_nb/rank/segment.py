@@ -22,6 +22,8 @@ ALIGNMENT = 64
 _GRAIN = 1 << 20
 #: Tensors of at least so many bytes begin at a page: they are written from where they lie.
 _LARGE = 1 << 20
+#: Tensors of the segment that are kept to be asked for again.
+_MOST_VIEWS = 100_000
 _MADV_POPULATE_WRITE = 23
 
 _libc = ctypes.CDLL(None)
@@ -38,6 +40,7 @@ class Segment:
         os.ftruncate(self.fd, self.size)
         self._memory = mmap.mmap(self.fd, self.size)
         self._bytes = torch.frombuffer(self._memory, dtype=torch.uint8)
+        self._views: dict[Any, torch.Tensor] = {}  # as a rule the next snapshot wants the same
 
     def populate(self) -> bool:
         """Have the kernel make all of it now; return whether there is room for it."""
@@ -54,8 +57,14 @@ class Segment:
 
     def tensor(self, offset: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         """Return the contiguous tensor that lies at `offset`."""
-        nbytes = prod(shape) * dtype.itemsize
-        return self._bytes[offset : offset + nbytes].view(dtype).view(shape)
+        key = offset, shape, dtype
+        if (found := self._views.get(key)) is None:
+            nbytes = prod(shape) * dtype.itemsize
+            found = self._bytes[offset : offset + nbytes].view(dtype).view(shape)
+            if len(self._views) >= _MOST_VIEWS:
+                self._views.clear()  # of a state whose layout keeps changing
+            self._views[key] = found
+        return found
 
     def pin(self) -> None:
         """Let a GPU copy into it beside other work."""

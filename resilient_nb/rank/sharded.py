@@ -29,8 +29,10 @@ def is_sharded(value: object) -> TypeGuard[torch.Tensor]:
 
 def local_of(tensor: torch.Tensor) -> torch.Tensor:
     """Return what this rank holds of a tensor: itself, if it isn't sharded."""
+    if not is_sharded(tensor):
+        return tensor
     sharded: Any = tensor.detach()
-    local: torch.Tensor = sharded.to_local() if is_sharded(tensor) else tensor
+    local: torch.Tensor = sharded.to_local()
     return local
 
 

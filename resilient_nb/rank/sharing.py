@@ -120,8 +120,9 @@ def _shared(views: Sequence[View]) -> tuple[dict[str, str], dict[str, tuple[int,
     )
     for turn, name in enumerate(sharded):
         marks[name], writers[name] = _sharded(views, name, turn)
-    for name, mark in views[0].tensors.items():
-        if name not in sharded and all(view.tensors.get(name) == mark for view in views):
+    first, *others = views
+    for name, mark in first.tensors.items():
+        if name not in sharded and all(view.tensors.get(name) == mark for view in others):
             marks[name] = mark
     return marks, writers
 
@@ -167,6 +168,8 @@ def _sharded(views: Sequence[View], name: str, turn: int) -> tuple[str, tuple[in
 
 def _even(sizes: Mapping[str, int], ranks: int) -> dict[str, int]:
     """Give each name to a rank so that bytes are even: largest first, to the emptiest."""
+    if ranks == 1:
+        return dict.fromkeys(sizes, 0)
     load = [0] * ranks
     given: dict[str, int] = {}
     for name in sorted(sizes, key=lambda n: (-sizes[n], n)):

@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -28,12 +27,15 @@ from resilient_nb.rank.segment import Segment, aligned
 from resilient_nb.rank.sharded import part_of
 from resilient_nb.rank.tensors import check_storable, copyable, dtype_name, numpy_dtype
 from resilient_nb.storage.manifest import kind_of
-from resilient_nb.storage.tree import Json, Shard, TensorLeaf
+from resilient_nb.storage.tree import Json, Shard, TensorLeaf, name_of
 
 #: Smaller tensors are copied at once: a thread would cost more.
 _LAZY_BYTES = 64 << 10
 #: How much a copying thread takes on at once: the fence waits for one of these at most.
 _BATCH_BYTES = 64 << 20
+
+#: One element of any dtype.
+_ZEROS = bytes(16)
 
 CHANGED = (
     "a tracked tensor was changed between a step's end and the next optimizer.step(), while it "
@@ -149,9 +151,9 @@ class Sources:
         """
         local, shard = part_of(tensor, where)
         check_storable(local, where)
-        name = numpy_dtype(local.dtype)
-        shape = np.broadcast_to(np.zeros((), name), tuple(local.shape))
-        leaf = TensorLeaf(shape, dtype_name(local.dtype), shard)
+        shape = tuple(local.shape)
+        nothing = np.ndarray(shape, numpy_dtype(local.dtype), _ZEROS, strides=(0,) * len(shape))
+        leaf = TensorLeaf(nothing, dtype_name(local.dtype), shard)
         self._found[id(leaf)] = leaf, copyable(local.detach()), tensor
         return leaf
 
@@ -352,30 +354,34 @@ def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
     return torch.equal(a.view(width), plain.view(width))
 
 
-@cache
-def _name(dtype: np.dtype[Any]) -> str:
-    return dtype.newbyteorder("=").name
-
-
 def _lay_out(leaves: Mapping[str, TensorLeaf], sources: Sources) -> tuple[dict[str, Slot], int]:
     """Give each tensor a place; return the size of all."""
     slots: dict[str, Slot] = {}
-    firsts: dict[Any, str] = {}
+    at: dict[int, list[str]] = {}  # what begins at an address
     offset = 0
     for name, leaf in leaves.items():
         source = sources.tensor(leaf)
-        memory = (
-            source.data_ptr(), source.shape, source.stride(), source.dtype, source.device,
-            source.is_conj(), source.is_neg(), leaf.shard,
-        )  # fmt: skip
-        first = firsts.setdefault(memory, name) if source.numel() else name
-        if first != name:
-            slots[name] = replace(slots[first], name=name, tied=first)
-            continue
-        offset = aligned(offset, source.nbytes)
+        nbytes = source.nbytes
+        if nbytes:
+            others = at.setdefault(source.data_ptr(), [])
+            first = next((n for n in others if _is_same(leaf, leaves[n], sources)), None)
+            if first is not None:
+                slots[name] = replace(slots[first], name=name, tied=first)
+                continue
+            others.append(name)
+        offset = aligned(offset, nbytes)
         slots[name] = Slot(
-            name, offset, leaf.array.shape, _name(leaf.array.dtype), leaf.torch_dtype,
-            source.nbytes, leaf.shard,
+            name, offset, leaf.array.shape, name_of(leaf.array.dtype), leaf.torch_dtype, nbytes,
+            leaf.shard,
         )  # fmt: skip
-        offset += source.nbytes
+        offset += nbytes
     return slots, offset
+
+
+def _is_same(one: TensorLeaf, other: TensorLeaf, sources: Sources) -> bool:
+    """Whether two leaves stand for the same tensor, given that both begin at one address."""
+    a, b = (
+        (t.shape, t.stride(), t.dtype, t.device, t.is_conj(), t.is_neg())
+        for t in (sources.tensor(one), sources.tensor(other))
+    )
+    return a == b and one.shard == other.shard

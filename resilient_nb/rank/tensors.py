@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,13 @@ _NATIVE = {
 }  # fmt: skip
 
 
+@cache
 def dtype_name(dtype: torch.dtype) -> str:
     """Return `float32` for `torch.float32`."""
     return str(dtype).removeprefix("torch.")
 
 
+@cache
 def numpy_dtype(dtype: torch.dtype) -> str:
     """Return what numpy calls the array that `to_leaf` gives."""
     if dtype in _NATIVE:
@@ -38,7 +41,7 @@ def check_storable(tensor: torch.Tensor, where: Callable[[], str]) -> None:
     if tensor.is_quantized or dtype_name(tensor.dtype).startswith("q"):
         reason = "a quantized tensor"
     elif tensor.layout is not torch.strided:
-        reason = f"a sparse tensor ({dtype_name(tensor.layout)})"  # type: ignore[arg-type]
+        reason = f"a sparse tensor ({dtype_name(tensor.layout)})"
     elif tensor.is_meta:
         reason = "a meta tensor, which has no values"
     elif tensor.dtype not in _NATIVE and tensor.element_size() not in _BITS:

@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any, NoReturn, Protocol
 
@@ -22,7 +23,7 @@ from resilient_nb.rank.snapshot import Slot
 from resilient_nb.storage.failing import FailingDisk, Switch
 from resilient_nb.storage.hashing import digests
 from resilient_nb.storage.local import LocalStore
-from resilient_nb.storage.manifest import Manifest, TensorRecord
+from resilient_nb.storage.manifest import DocumentRecord, Manifest, TensorRecord
 from resilient_nb.storage.objects import ObjectStore
 from resilient_nb.storage.shelf import Doubled, ShelfStore
 from resilient_nb.storage.stores import open_store
@@ -102,13 +103,15 @@ class Work:
             place, identity, leaves, found, rank=rank, options=options, seals=seals, kept=kept
         )
 
-    def commit(self, store: str, manifest: Manifest, documents: Mapping[str, Json]) -> Manifest:
-        """Store documents and make it all a checkpoint; return the whole manifest."""
+    def commit(
+        self, store: str, manifest: Manifest, documents: Mapping[str, Json]
+    ) -> tuple[DocumentRecord, ...]:
+        """Store documents, which aren't in the manifest yet, and make it all a checkpoint."""
         place = self._store(store)
         records = write_documents(place, manifest.id, documents, manifest.key_id)
-        manifest = Manifest(**{**vars(manifest), "documents": tuple(records.values())})
-        commit(place, manifest)
-        return manifest
+        found = tuple(records.values())
+        commit(place, replace(manifest, documents=found))
+        return found
 
     def _store(self, url: str) -> ObjectStore:
         if url not in self._stores:

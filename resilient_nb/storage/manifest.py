@@ -111,11 +111,6 @@ class Manifest:
         return checkpoint_id(self.run, self.step, self.epoch)
 
     @property
-    def written(self) -> int:
-        """Bytes of tensors that this checkpoint added to the store."""
-        return sum(t.stored for t in self.tensors if t.at == self.id and t.tied is None)
-
-    @property
     def arrays(self) -> frozenset[tuple[str, str]]:
         """The (checkpoint id, key) of every array that it needs."""
         return frozenset((t.at, t.key) for t in self.tensors)
@@ -185,9 +180,10 @@ def manifest_at_once(text: bytes) -> Manifest | None:
 
 def checkpoint_of(manifest: Manifest) -> Checkpoint:
     """Return a whole checkpoint as the journal has it."""
-    new = [t for t in manifest.tensors if t.at == manifest.id and t.tied is None]
+    identity = manifest.id
+    new = [t for t in manifest.tensors if t.at == identity and t.tied is None]
     return Checkpoint(
-        id=manifest.id,
+        id=identity,
         run=manifest.run,
         job=manifest.job,
         epoch=manifest.epoch,
@@ -198,7 +194,7 @@ def checkpoint_of(manifest: Manifest) -> Checkpoint:
         at=manifest.created_at,
         metrics=manifest.metrics,
         changed=sum(t.nbytes for t in new),
-        written=manifest.written,
+        written=sum(t.stored for t in new),
         data=data_names(manifest.info),
     )
 

@@ -26,6 +26,7 @@ import struct
 from collections import OrderedDict, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -95,6 +96,12 @@ class TensorLeaf:
     array: npt.NDArray[Any]
     torch_dtype: str | None
     shard: Shard | None = None
+
+
+@cache
+def name_of(dtype: np.dtype[Any]) -> str:
+    """Return a dtype's name, in which its byte order doesn't show; numpy is slow at this."""
+    return dtype.name
 
 
 def flatten(state: object, root: str) -> tuple[Json, dict[str, TensorLeaf]]:
@@ -200,7 +207,7 @@ class _Flattener:
         raise CannotStore(f"{self._where(path)} has {_kind(key)} as a key or element; {_WAY_OUT}")
 
     def _leaf(self, leaf: TensorLeaf, path: tuple[object, ...]) -> str:
-        if leaf.array.dtype.name not in STORABLE_DTYPES:
+        if name_of(leaf.array.dtype) not in STORABLE_DTYPES:
             raise CannotStore(
                 f"{self._where(path)} is an array of dtype {leaf.array.dtype}; {_WAY_OUT}"
             )
@@ -244,7 +251,7 @@ def _is_scalar(value: object) -> bool:
     # Exact types: a subclass (an IntEnum, numpy's float64) would come back as its base.
     if value is None or type(value) in (bool, int, float, complex, str, bytes):
         return True
-    return isinstance(value, np.generic) and value.dtype.name in STORABLE_DTYPES
+    return isinstance(value, np.generic) and name_of(value.dtype) in STORABLE_DTYPES
 
 
 def _is_unicode(text: str) -> bool:

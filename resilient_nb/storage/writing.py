@@ -290,6 +290,8 @@ def refuse_committed(store: ObjectStore, identity: str) -> None:
 
 def merge(records: Sequence[TensorRecord]) -> TensorRecord:
     """Return the record of a tensor whose chunks several ranks have written."""
+    if len(records) == 1:
+        return records[0]
     sums = {name: text for record in records for name, text in record.sums.items()}
     stored = sum(record.stored for record in records)
     return replace(records[0], sums=dict(sorted(sums.items())), stored=stored)
@@ -357,7 +359,7 @@ def _write_array(part: _Part, name: str, leaf: TensorLeaf, found: str | None) ->
         TensorRecord(
             name, part.identity, key, shape, array.dtype.name, leaf.torch_dtype, found,
             int(np.prod(shape, dtype=np.int64)) * array.itemsize, chunk,
-            {n: text for n, (text, _) in done.items()},
+            {n: done[n][0] for n in sorted(done)},
             codecs=part.options.codecs, stored=sum(stored for _, stored in done.values()),
         )
     ]  # fmt: skip

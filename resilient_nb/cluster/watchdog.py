@@ -33,6 +33,8 @@ _POLL = 0.1
 #: the second number.
 _YOUNG, _SLOWEST = 3.0, 10.0
 _END_GRACE = 5.0
+#: A process that has begun has a command line after so many seconds, however busy the machine is.
+_EXECUTES = 1.0
 #: Dask samples its workers' stacks a hundred times a second; our ranks are not its tasks.
 _QUIET = {"DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False"}
 
@@ -173,8 +175,11 @@ def _family(root: psutil.Process) -> list[psutil.Process]:
 
 
 def _tidies_up(process: psutil.Process) -> bool:
+    deadline = time.monotonic() + _EXECUTES
     try:
-        return any("multiprocessing.resource_tracker" in part for part in process.cmdline())
+        while not (command := process.cmdline()) and time.monotonic() < deadline:
+            time.sleep(0.001)  # it is just being executed, and nobody knows yet what it is
+        return any("multiprocessing.resource_tracker" in part for part in command)
     except psutil.Error:
         return False
 

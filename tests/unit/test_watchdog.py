@@ -7,11 +7,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import psutil
 import pytest
 
-from resilient_nb.cluster.watchdog import end_tree, kill_tree
+from resilient_nb.cluster.watchdog import _tidies_up, end_tree, kill_tree
 
 CODE = """
 import multiprocessing, signal
@@ -37,3 +38,10 @@ def test_semaphores_of_what_is_ended_are_removed(end: Callable[[psutil.Process],
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert not tracker.is_running()
+
+
+def test_a_process_that_is_just_being_executed_is_looked_at_again() -> None:
+    tracker = ["python", "-c", "from multiprocessing.resource_tracker import main;main(5)"]
+    process = mock.Mock(**{"cmdline.side_effect": [[], [], tracker]})
+    assert _tidies_up(process)
+    assert not _tidies_up(mock.Mock(**{"cmdline.return_value": []}))

@@ -11,19 +11,8 @@ from typing import TYPE_CHECKING, Any
 from resilient_nb._version import __version__
 
 if TYPE_CHECKING:
-    from resilient_nb.api import (
-        alerts,
-        connect,
-        export,
-        fork,
-        import_checkpoint,
-        jobs,
-        load,
-        query,
-        queue,
-        run,
-        runs,
-    )
+    from resilient_nb.api import alerts, connect, fork, jobs, query, queue, run, runs
+    from resilient_nb.checkpoints import export, import_checkpoint, load
     from resilient_nb.errors import ResilientError
     from resilient_nb.notebook.diff_reports import diff
     from resilient_nb.notebook.widgets import panel
@@ -60,6 +49,10 @@ def __getattr__(name: str) -> Any:
         from resilient_nb.notebook.diff_reports import diff
 
         return diff
+    if name in ("export", "import_checkpoint", "load"):
+        from resilient_nb import checkpoints
+
+        return getattr(checkpoints, name)
     if name in __all__:
         from resilient_nb import api
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from resilient_nb import api
+from resilient_nb import checkpoints
 from resilient_nb.core.differences import (
     DiffReport,
     Kind,
@@ -42,7 +42,7 @@ def diff(a: str, b: str, only: str | None = None) -> Difference:
         UnknownName: there is no such checkpoint, or neither has `only`.
         CorruptCheckpoint: a tensor that had to be read is damaged.
     """
-    return Difference(**vars(api.diff(a, b, only)))
+    return Difference(**vars(checkpoints.diff(a, b, only)))
 
 
 @dataclass(frozen=True, repr=False)

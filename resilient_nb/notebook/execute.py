@@ -14,8 +14,7 @@ from functools import partial
 from html import escape
 from typing import Any
 
-from resilient_nb import api, connection
-from resilient_nb.api import Job, Run, export, import_checkpoint, load
+from resilient_nb import checkpoints, connection
 from resilient_nb.client import Tls
 from resilient_nb.cluster import embedded
 from resilient_nb.config import load_settings
@@ -28,6 +27,7 @@ from resilient_nb.core.scrubbing import VerifyReport
 from resilient_nb.core.transfers import TransferReport
 from resilient_nb.core.views import JobView, QueueReport, RetentionReport, WhyReport
 from resilient_nb.errors import ClusterUnreachable, CorruptCheckpoint, InvalidRequest
+from resilient_nb.handles import Job, Run
 from resilient_nb.notebook import (
     alert_reports,
     chaos_reports,
@@ -252,7 +252,7 @@ def _rollback(arguments: Arguments) -> str:
 def _checkpoints(arguments: Arguments) -> Rich[Any]:
     ref = arguments["ref"]
     if ref is not None and (ref.step is not None or ref.tag is not None):
-        report = api.describe(str(ref))
+        report = checkpoints.describe(str(ref))
         text = checkpoint_reports.checkpoint_text(report)
         return Rich(text, checkpoint_reports.checkpoint_html(report), report)
     views = connection.current().runs(ref and ref.run)
@@ -264,7 +264,7 @@ def _checkpoints(arguments: Arguments) -> Rich[Any]:
 
 
 def _diff(arguments: Arguments) -> Rich[DiffReport]:
-    report = api.diff(str(arguments["a"]), str(arguments["b"]), arguments["only"])
+    report = checkpoints.diff(str(arguments["a"]), str(arguments["b"]), arguments["only"])
     shown = diff_reports.diff_text, diff_reports.diff_html
     text, page = (show(report, arguments["tensors"]) for show in shown)
     return Rich(text, page, report)
@@ -330,14 +330,14 @@ def _verify(arguments: Arguments) -> Rich[VerifyReport]:
 def _load(arguments: Arguments) -> Any:
     only = arguments["only"]
     if not arguments.get("json"):
-        return load(str(arguments["ref"]), only=only)
-    whole = load(str(arguments["ref"]))
+        return checkpoints.load(str(arguments["ref"]), only=only)
+    whole = checkpoints.load(str(arguments["ref"]))
     return Rich("", "", {"ref": whole.ref, "path": whole.path, "tensors": whole.names(only)})
 
 
 def _summary(arguments: Arguments) -> str:
     """Say what there is to load: a shell has no use for values, so none are read."""
-    state, only = load(str(arguments["ref"])), arguments["only"]
+    state, only = checkpoints.load(str(arguments["ref"])), arguments["only"]
     names = state.names(only)
     amount = f"{state.ref}, {only}: {words.count(len(names), 'tensor')}"
     return "\n".join([repr(state) if only is None else amount, *(f"  {name}" for name in names)])
@@ -345,13 +345,13 @@ def _summary(arguments: Arguments) -> str:
 
 def _export(arguments: Arguments) -> str:
     ref, only = str(arguments["ref"]), arguments["only"]
-    path = export(ref, arguments["file"], only, overwrite=bool(arguments["overwrite"]))
+    path = checkpoints.export(ref, arguments["file"], only, overwrite=bool(arguments["overwrite"]))
     what = ref if only is None else f"{ref}, {only},"
     return f"{what} is now in {path} ({words.size(path.stat().st_size)})."
 
 
 def _import(arguments: Arguments) -> str:
-    run = import_checkpoint(
+    run = checkpoints.import_checkpoint(
         arguments["file"], str(arguments["run"]), name=arguments["as"], only=arguments["only"],
         step=arguments["step"], allow_pickle=bool(arguments["allow_pickle"]),
     )  # fmt: skip

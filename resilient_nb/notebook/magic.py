@@ -11,7 +11,6 @@ from typing import Any
 from IPython.core.magic import Magics, cell_magic, line_magic, magics_class
 
 from resilient_nb import connection
-from resilient_nb.api import Job, Run
 from resilient_nb.client import Client
 from resilient_nb.cluster import embedded
 from resilient_nb.config import Settings, load_settings
@@ -25,6 +24,7 @@ from resilient_nb.core.model import (
     StopPolicy,
 )
 from resilient_nb.errors import ClusterUnreachable, InvalidRequest, ResilientError
+from resilient_nb.handles import Job, Run
 from resilient_nb.notebook.capture import (
     Capture,
     CellNames,

@@ -13,8 +13,8 @@ from typing import Any
 
 from IPython.core.error import InputRejected
 
-from resilient_nb.api import Job
 from resilient_nb.errors import ResilientError
+from resilient_nb.handles import Job
 
 
 class NotReady(InputRejected):

@@ -12,10 +12,10 @@ from typing import Any, Protocol
 
 from ipywidgets import HTML, Button, Dropdown, HBox, Layout, VBox
 
-from resilient_nb.api import Job
 from resilient_nb.connection import current
 from resilient_nb.core.model import JobState
 from resilient_nb.core.views import CheckpointView, JobView
+from resilient_nb.handles import Job
 from resilient_nb.notebook import words
 from resilient_nb.notebook.display import picture
 from resilient_nb.notebook.follow import Fetch, Follower, Pace, Sight, Tail

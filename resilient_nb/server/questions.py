@@ -8,8 +8,8 @@ from typing import Any
 from jupyter_server.auth.decorator import authorized
 from tornado.web import authenticated
 
-from resilient_nb import api
 from resilient_nb._version import __version__
+from resilient_nb.checkpoints import compare
 from resilient_nb.config import load_settings
 from resilient_nb.core.differences import DiffReport
 from resilient_nb.core.views import CheckpointView, WhyReport
@@ -78,7 +78,7 @@ class Diff(Question):
         refs = [self.get_query_argument(name) for name in "ab"]
         a, b = [await client.request(rq.Resolve(ref), CheckpointView) for ref in refs]
         async with self._one_at_a_time:
-            return await asyncio.to_thread(api.compare, a, b)
+            return await asyncio.to_thread(compare, a, b)
 
 
 class Why(Question):

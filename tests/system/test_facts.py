@@ -9,9 +9,10 @@ import pytest
 from gangs import Gang, Supervised
 
 from cells import finish, submit, train
-from resilient_nb.api import Job, query
+from resilient_nb.api import query
 from resilient_nb.client import Client
 from resilient_nb.core.model import Interval
+from resilient_nb.handles import Job
 
 PARTS = ("data_s", "compute_s", "wait_s", "checkpoint_s")
 

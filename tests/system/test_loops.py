@@ -7,9 +7,9 @@ import signal
 from pathlib import Path
 
 from cells import GATED, finish, results, submit, wait
-from resilient_nb.api import Run
 from resilient_nb.client import Client
 from resilient_nb.core.model import Cell, Interval, JobSpec, JobState
+from resilient_nb.handles import Run
 from resilient_nb.wire.requests import Submit
 
 OUTER = """

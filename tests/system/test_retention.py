@@ -7,9 +7,9 @@ import signal
 from pathlib import Path
 
 from cells import GATED, finish, results, submit, train, wait
-from resilient_nb.api import Run
 from resilient_nb.client import Client
 from resilient_nb.core.model import Best, Interval, Keep
+from resilient_nb.handles import Run
 from resilient_nb.loading import load_path
 from resilient_nb.wire.requests import Retain
 

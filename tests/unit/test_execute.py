@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import pytest
 
 import resilient_nb
-from resilient_nb import api, cli, connection
+from resilient_nb import cli, connection
 from resilient_nb.client import Client, Tls
 from resilient_nb.control.commands import Commands
 from resilient_nb.core import lookup
@@ -34,6 +34,7 @@ from resilient_nb.core.views import (
     WhyReport,
 )
 from resilient_nb.errors import ClusterUnreachable, InvalidRequest, NotAllowed, from_wire
+from resilient_nb.handles import Job
 from resilient_nb.notebook.capture import Capture
 from resilient_nb.notebook.execute import execute
 from resilient_nb.notebook.magic import job_spec
@@ -262,7 +263,7 @@ def test_the_options_of_a_cell_reach_the_jobs_spec(tmp_path: Path) -> None:
 def test_the_same_from_python(plane: FakePlane) -> None:
     assert resilient_nb.queue() == QUEUE
     plane.job = a_job(JobState.RUNNING)
-    job = api.Job(plane, "digits#2")
+    job = Job(plane, "digits#2")
     assert job.why() == WHY
     assert job.restart().state is JobState.STOPPING
 

@@ -298,7 +298,7 @@ def test_an_import_is_the_first_checkpoint_of_a_new_run(cluster: Cluster, tmp_pa
 
 
 def test_imports_can_be_compared(cluster: Cluster, tmp_path: Path) -> None:
-    from resilient_nb.api import describe, diff
+    from resilient_nb.checkpoints import describe, diff
     from resilient_nb.notebook.checkpoint_reports import checkpoint_text
 
     for name, value in (("a", 1.0), ("b", 3.0)):

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import resilient_nb
-from resilient_nb import api, cli, connection, loading
+from resilient_nb import checkpoints, cli, connection, loading
 from resilient_nb.client import Client
 from resilient_nb.core.differences import DiffReport
 from resilient_nb.core.recorded import CheckpointReport
@@ -228,7 +228,7 @@ def test_diff_is_a_verb(plane: Plane, shell: Shell) -> None:
 def test_diff_as_json_fits_the_schema(plane: Plane, shell: Shell) -> None:
     _, out = shell("diff", "digits@20", "digits@40", "--json")
     report = build(DiffReport, json.loads(out))
-    assert report == api.diff("digits@20", "digits@40")
+    assert report == checkpoints.diff("digits@20", "digits@40")
     [kind] = {t["kind"] for t in json.loads(out)["tensors"]}
     assert kind == "changed"
     document = json.loads(shell("schema")[1])["$defs"]
@@ -263,4 +263,4 @@ def test_checkpoints_as_json(plane: Plane, shell: Shell) -> None:
         views = build(list[CheckpointView], json.loads(shell("checkpoints", *words, "--json")[1]))
         assert views == [replace(view, path=view.path) for view in plane.views.values()]
     _, out = shell("checkpoints", "digits@20", "--json")
-    assert build(CheckpointReport, json.loads(out)) == api.describe("digits@20")
+    assert build(CheckpointReport, json.loads(out)) == checkpoints.describe("digits@20")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from resilient_nb.api import Job, query
+from resilient_nb.api import query
 from resilient_nb.control.commands import Commands
 from resilient_nb.control.querying import find_jobs, read_facts
 from resilient_nb.core import events as ev
@@ -21,6 +21,7 @@ from resilient_nb.core.model import JobState
 from resilient_nb.core.querying import FactsReport, JobRow, Query, parse_conditions, parse_when
 from resilient_nb.core.recorded import data_names
 from resilient_nb.errors import InvalidRequest, UnknownName
+from resilient_nb.handles import Job
 from resilient_nb.notebook.execute import execute
 from resilient_nb.notebook.fact_reports import facts_html, facts_text, rows_html, rows_text
 from resilient_nb.notebook.options import parse_arguments, parse_line

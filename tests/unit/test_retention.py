@@ -699,7 +699,7 @@ class Plane(Client):
 
 
 def test_the_verb_and_python_ask_for_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    from resilient_nb.api import Run
+    from resilient_nb.handles import Run
 
     plane = Plane()
     monkeypatch.setattr(connection, "current", lambda *_: plane)

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from resilient_nb.client import Client
 from resilient_nb.core.chaos import ChaosReport, Planned, said, schedule, unchanged
 from resilient_nb.core.model import Injected, Injection, JobState
 from resilient_nb.core.views import JobView
 from resilient_nb.errors import InvalidRequest
+from resilient_nb.notebook.grammar import Arguments
 from resilient_nb.wire.requests import Inject
 
 #: How long the job may take to go on before the report is given; and for how long at least it is
@@ -112,7 +112,7 @@ class Chaos:
         return view
 
 
-def make_chaos(client: Client, arguments: Mapping[str, Any], say: Say) -> ChaosReport:
+def make_chaos(client: Client, arguments: Arguments, say: Say) -> ChaosReport:
     """Do what was typed, wait until the job has got over it, and report.
 
     Raises:

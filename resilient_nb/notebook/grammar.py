@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
@@ -10,7 +10,9 @@ from typing import Any
 from resilient_nb.notebook import values
 from resilient_nb.notebook.values import Convert
 
+#: Values by the names of arguments and options: while they are checked, and as a verb gets them.
 Parsed = dict[str, Any]
+Arguments = Mapping[str, Any]
 
 
 class Expects(Enum):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Literal, NoReturn
@@ -17,7 +17,7 @@ from resilient_nb.core.model import KEEP_AUTO, Interval, Keep
 from resilient_nb.core.names import Reference
 from resilient_nb.errors import InvalidRequest
 from resilient_nb.notebook.cell_options import CELL
-from resilient_nb.notebook.grammar import Parsed, Verb
+from resilient_nb.notebook.grammar import Arguments, Parsed, Verb
 from resilient_nb.notebook.values import (
     AUTO,
     ONE,
@@ -93,7 +93,7 @@ class Command:
     """A verb and its arguments, by the names in `verbs`. `help` has `topic`: a verb or None."""
 
     verb: str
-    arguments: Mapping[str, object]
+    arguments: Arguments
 
 
 def parse_cell_line(line: str) -> CellOptions | Command:

@@ -21,7 +21,7 @@ from resilient_nb.errors import CheckpointError, CorruptCheckpoint
 from resilient_nb.storage.contents import Piece, contents
 from resilient_nb.storage.local import LocalStore
 from resilient_nb.storage.objects import join
-from resilient_nb.storage.reading import open_at
+from resilient_nb.storage.opening import open_at
 from resilient_nb.storage.verify import Problem, verify
 from resilient_nb.testing.faults import plant
 from tests.crash_points import Saved, Scene, problem

@@ -33,7 +33,7 @@ from resilient_nb.storage.hashing import digest
 from resilient_nb.storage.local import LocalStore
 from resilient_nb.storage.manifest import Manifest, TensorRecord
 from resilient_nb.storage.objects import ObjectStore
-from resilient_nb.storage.reading import open_at
+from resilient_nb.storage.opening import open_at
 from resilient_nb.storage.sweep import Standing, Sweeper
 from resilient_nb.storage.tree import Json, TensorLeaf
 from resilient_nb.storage.writing import (

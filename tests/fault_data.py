@@ -8,7 +8,7 @@ from pathlib import Path
 
 from resilient_nb.core.causes import DISK_FULL, INPUT_LOST
 from resilient_nb.core.model import Injection, Interval, JobState, OnNan, StopPolicy
-from resilient_nb.storage.reading import open_checkpoint
+from resilient_nb.storage.opening import open_checkpoint
 from resilient_nb.wire.requests import Inject
 from tests.fault_checks import GOES_ON, PROPOSED, REMADE, STOPPED, but, goes_on, kill, once
 from tests.fault_world import Scene, Seen, Watched, until

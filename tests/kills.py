@@ -35,7 +35,7 @@ from resilient_nb.cluster import embedded
 from resilient_nb.config import load_settings
 from resilient_nb.core.model import Cell, Interval, JobSpec, JobState
 from resilient_nb.core.views import JobView
-from resilient_nb.storage.reading import open_checkpoint
+from resilient_nb.storage.opening import open_checkpoint
 from resilient_nb.wire.requests import Submit
 
 #: A turn is a micro-batch: every third one ends in a step of the optimizer. Checkpoints are taken

@@ -24,7 +24,7 @@ from resilient_nb.errors import ResilientError
 from resilient_nb.storage.copying import Copier, Stopped
 from resilient_nb.storage.fallback import FallbackStore
 from resilient_nb.storage.manifest import Manifest
-from resilient_nb.storage.reading import open_at
+from resilient_nb.storage.opening import open_at
 from resilient_nb.storage.shelf import superfluous
 from resilient_nb.storage.stores import open_store
 from resilient_nb.supervisor import shelf

@@ -14,8 +14,8 @@ from resilient_nb.rank.sharded import is_sharded, like, local_of, part_of
 from resilient_nb.rank.shelved import account_of
 from resilient_nb.rank.tensors import from_leaf, is_plain, map_leaves, to_leaf
 from resilient_nb.storage.manifest import TensorRecord
-from resilient_nb.storage.reading import Array, Checkpoint
-from resilient_nb.storage.tree import Json, Shard, TensorLeaf, tensor_names, unflatten
+from resilient_nb.storage.reading import Checkpoint
+from resilient_nb.storage.tree import Array, Json, Shard, TensorLeaf, tensor_names, unflatten
 
 
 class Stored:

@@ -16,7 +16,7 @@ from resilient_nb.storage.contents import Piece, contents, damage, links
 from resilient_nb.storage.fallback import copies
 from resilient_nb.storage.manifest import Manifest
 from resilient_nb.storage.objects import ObjectStore, join
-from resilient_nb.storage.reading import open_at
+from resilient_nb.storage.opening import open_at
 
 _THREADS = 4
 

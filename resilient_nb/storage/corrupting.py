@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resilient_nb.errors import InvalidRequest
-from resilient_nb.storage.reading import open_checkpoint
+from resilient_nb.storage.opening import open_checkpoint
 
 
 @dataclass(frozen=True)

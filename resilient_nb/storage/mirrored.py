@@ -8,10 +8,12 @@ from typing import Any, TypeVar
 from resilient_nb.config import read_place
 from resilient_nb.core.places import Place
 from resilient_nb.errors import CheckpointError, CorruptCheckpoint
+from resilient_nb.storage.chunks import Wanted
 from resilient_nb.storage.fallback import copies
 from resilient_nb.storage.hashing import Bytes
 from resilient_nb.storage.manifest import TensorRecord
-from resilient_nb.storage.reading import Array, Checkpoint, open_at
+from resilient_nb.storage.opening import open_at
+from resilient_nb.storage.reading import Checkpoint
 from resilient_nb.storage.stores import open_store
 from resilient_nb.storage.tree import Json
 
@@ -60,7 +62,7 @@ class Mirrored(Checkpoint):
     def _read_chunk(self, record: TensorRecord, name: str, data: Bytes, size: int) -> None:
         self._whole_one(lambda one: Checkpoint._read_chunk(one, record, name, data, size))
 
-    def _read_pack(self, key: str, wanted: list[tuple[TensorRecord, Array]]) -> None:
+    def _read_pack(self, key: str, wanted: list[Wanted]) -> None:
         self._whole_one(lambda one: Checkpoint._read_pack(one, key, wanted))
 
     def document(self, name: str) -> Json:

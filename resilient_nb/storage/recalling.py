@@ -14,9 +14,9 @@ from resilient_nb.storage.fallback import FallbackStore, copies
 from resilient_nb.storage.manifest import Manifest
 from resilient_nb.storage.mirrored import Mirrored, open_anywhere
 from resilient_nb.storage.objects import ObjectStore
-from resilient_nb.storage.reading import Array, open_at
+from resilient_nb.storage.opening import open_at
 from resilient_nb.storage.stores import open_store
-from resilient_nb.storage.tree import Json
+from resilient_nb.storage.tree import Array, Json
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from resilient_nb.storage.journal import readable as journal_events
 from resilient_nb.storage.local import LocalStore
 from resilient_nb.storage.manifest import checkpoint_of
 from resilient_nb.storage.objects import ObjectStore
-from resilient_nb.storage.reading import open_at
+from resilient_nb.storage.opening import open_at
 
 _BESIDE = ("", "-wal", "-shm")
 

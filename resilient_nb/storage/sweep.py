@@ -20,7 +20,7 @@ from resilient_nb.core.world import World
 from resilient_nb.errors import CheckpointError
 from resilient_nb.storage.local import PRIVATE
 from resilient_nb.storage.objects import Entry, ObjectStore, join
-from resilient_nb.storage.reading import open_at
+from resilient_nb.storage.opening import open_at
 
 #: (checkpoint id, key) of an array in the store.
 Array = tuple[str, str]

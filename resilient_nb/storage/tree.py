@@ -34,6 +34,7 @@ import numpy.typing as npt
 
 from resilient_nb.errors import CannotStore, CheckpointError, CorruptCheckpoint, InvalidRequest
 
+Array: TypeAlias = npt.NDArray[Any]
 Json: TypeAlias = bool | int | float | str | list["Json"] | dict[str, "Json"] | None
 
 MAX_DEPTH = 100
@@ -93,7 +94,7 @@ class TensorLeaf:
         shard: which part of a tensor `array` is, if other ranks hold the others.
     """
 
-    array: npt.NDArray[Any]
+    array: Array
     torch_dtype: str | None
     shard: Shard | None = None
 

@@ -14,18 +14,18 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from math import prod
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from resilient_nb.errors import CheckpointError
+from resilient_nb.storage.chunks import array_codecs
 from resilient_nb.storage.contents import Piece, contents, damage
 from resilient_nb.storage.encoding import fit
 from resilient_nb.storage.hashing import xxh3
 from resilient_nb.storage.manifest import Manifest, TensorRecord
 from resilient_nb.storage.objects import ObjectStore, join
-from resilient_nb.storage.reading import open_at
+from resilient_nb.storage.opening import open_at
 from resilient_nb.storage.tree import Json
 from resilient_nb.storage.zarr3 import GROUP, array_json, chunk_name, group_json
 
@@ -202,9 +202,7 @@ def _packed(records: list[TensorRecord], piece: Piece, data: bytes) -> Iterator[
 
 def _array_metadata(record: TensorRecord) -> bytes:
     """Return the metadata that was written for an array of one tensor."""
-    itemsize = np.dtype(record.dtype).itemsize
-    array, nbytes = join(record.at, record.key), prod(record.chunk) * itemsize
-    codecs = fit(record.codecs, array, itemsize, nbytes)
+    codecs = array_codecs(record)
     return array_json(record.shape, record.dtype, record.chunk, codecs, _torch(record))
 
 

@@ -26,7 +26,7 @@ from resilient_nb.rank.tensors import map_tensors, to_leaf
 from resilient_nb.storage.hashing import digests
 from resilient_nb.storage.local import LocalStore
 from resilient_nb.storage.manifest import Manifest
-from resilient_nb.storage.reading import open_checkpoint
+from resilient_nb.storage.opening import open_checkpoint
 from resilient_nb.storage.tree import Json, TensorLeaf, flatten
 from resilient_nb.storage.writing import commit, write_documents, write_part
 

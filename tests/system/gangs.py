@@ -18,7 +18,7 @@ from typing import Any
 
 from resilient_nb.core.model import Cell, Checkpoint, Interval, RankEnd
 from resilient_nb.rank.state import Stored
-from resilient_nb.storage.reading import open_checkpoint
+from resilient_nb.storage.opening import open_checkpoint
 from resilient_nb.supervisor.place import Place, short_path
 from resilient_nb.testing.builders import an_attempt
 from resilient_nb.wire.codec import build

@@ -14,7 +14,7 @@ from resilient_nb.client import Client
 from resilient_nb.core.causes import DAMAGED
 from resilient_nb.core.model import JobState
 from resilient_nb.core.views import CheckpointView
-from resilient_nb.storage.reading import open_checkpoint
+from resilient_nb.storage.opening import open_checkpoint
 from resilient_nb.wire.requests import Resume
 
 OUT = ("weights", "history", "seen")

@@ -21,7 +21,7 @@ from resilient_nb.storage.encoding import codecs_of
 from resilient_nb.storage.encryption import decrypt_file
 from resilient_nb.storage.local import LocalStore
 from resilient_nb.storage.manifest import Manifest
-from resilient_nb.storage.reading import open_checkpoint
+from resilient_nb.storage.opening import open_checkpoint
 
 KEY = base64.b64encode(bytes(range(100, 132))).decode()
 

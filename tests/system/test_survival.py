@@ -18,7 +18,7 @@ from resilient_nb.cluster.record import read
 from resilient_nb.config import load_settings
 from resilient_nb.core.model import JobState
 from resilient_nb.core.views import JobView
-from resilient_nb.storage.reading import open_checkpoint
+from resilient_nb.storage.opening import open_checkpoint
 
 OUT = ("weights", "history", "seen")
 

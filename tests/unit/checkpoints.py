@@ -18,7 +18,8 @@ from resilient_nb.storage.hashing import digests
 from resilient_nb.storage.local import LocalStore
 from resilient_nb.storage.manifest import Manifest, TensorRecord
 from resilient_nb.storage.objects import ObjectStore
-from resilient_nb.storage.reading import Checkpoint, open_at
+from resilient_nb.storage.opening import open_at
+from resilient_nb.storage.reading import Checkpoint
 from resilient_nb.storage.tree import Json, TensorLeaf
 from resilient_nb.storage.writing import Options, commit, write_documents, write_part
 

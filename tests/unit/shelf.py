@@ -14,7 +14,7 @@ from resilient_nb.rank.state import Tracker
 from resilient_nb.rank.stored import Stored
 from resilient_nb.rank.writer import Writer, WriterHere
 from resilient_nb.storage.manifest import Manifest
-from resilient_nb.storage.reading import open_checkpoint
+from resilient_nb.storage.opening import open_checkpoint
 from resilient_nb.testing.builders import an_attempt
 
 POSITION = {"loop": 0, "epoch": 1, "batch": 2}

@@ -21,7 +21,7 @@ from resilient_nb.storage.hashing import digest
 from resilient_nb.storage.journal import SqliteJournal
 from resilient_nb.storage.manifest import Manifest, TensorRecord
 from resilient_nb.storage.objects import ObjectStore
-from resilient_nb.storage.reading import open_at
+from resilient_nb.storage.opening import open_at
 from resilient_nb.storage.stores import blob_key, open_store, out_key
 from resilient_nb.storage.tree import TensorLeaf
 from resilient_nb.storage.writing import Options, commit, write_documents, write_part

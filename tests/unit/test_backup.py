@@ -36,7 +36,7 @@ from resilient_nb.storage.contents import contents, damage
 from resilient_nb.storage.journal import SqliteJournal
 from resilient_nb.storage.local import LocalStore
 from resilient_nb.storage.objects import Buffer
-from resilient_nb.storage.reading import open_at
+from resilient_nb.storage.opening import open_at
 from resilient_nb.storage.stores import open_store, sub_folder
 from resilient_nb.testing.s3 import S3Server
 from resilient_nb.wire.codec import build

@@ -29,7 +29,8 @@ from resilient_nb.storage.describing import describe, recorded
 from resilient_nb.storage.encoding import codecs_of
 from resilient_nb.storage.hashing import digest
 from resilient_nb.storage.local import LocalStore
-from resilient_nb.storage.reading import Checkpoint, open_at
+from resilient_nb.storage.opening import open_at
+from resilient_nb.storage.reading import Checkpoint
 from resilient_nb.storage.tree import Json, Shard, TensorLeaf, flatten
 from resilient_nb.storage.values import change, numbers
 from resilient_nb.storage.writing import Options, commit, merge, shards_digest, write_part

@@ -15,7 +15,7 @@ from resilient_nb.storage.encoding import codecs_of, decode, encode, fit
 from resilient_nb.storage.keys import Keyring
 from resilient_nb.storage.local import LocalStore
 from resilient_nb.storage.manifest import checkpoint_of
-from resilient_nb.storage.reading import open_at
+from resilient_nb.storage.opening import open_at
 from resilient_nb.storage.tree import STORABLE_DTYPES, Shard, TensorLeaf
 from resilient_nb.storage.writing import Options, merge, write_part
 from tests.unit.checkpoints import IDENTITY, LEAVES, OPTIONS, assert_equal, leaf, numbers, run, save

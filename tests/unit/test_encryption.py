@@ -32,7 +32,7 @@ from resilient_nb.storage.keys import Key, keyring
 from resilient_nb.storage.local import LocalStore
 from resilient_nb.storage.manifest import Manifest, checkpoint_digest
 from resilient_nb.storage.objects import join
-from resilient_nb.storage.reading import open_at
+from resilient_nb.storage.opening import open_at
 from resilient_nb.storage.sweep import references
 from resilient_nb.storage.tree import STORABLE_DTYPES, Json
 from resilient_nb.storage.writing import Options

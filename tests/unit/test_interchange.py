@@ -40,7 +40,7 @@ from resilient_nb.errors import (
 from resilient_nb.interchange import dcp
 from resilient_nb.loading import State
 from resilient_nb.storage.local import LocalStore
-from resilient_nb.storage.reading import open_checkpoint
+from resilient_nb.storage.opening import open_checkpoint
 from resilient_nb.testing.builders import START
 from resilient_nb.testing.contracts import world_problems
 from resilient_nb.testing.fakes import (

@@ -14,7 +14,7 @@ import zarr
 
 from resilient_nb.storage.local import LocalStore
 from resilient_nb.storage.manifest import DocumentRecord, TensorRecord
-from resilient_nb.storage.reading import open_at
+from resilient_nb.storage.opening import open_at
 from resilient_nb.storage.writing import commit, is_committed
 from resilient_nb.testing.faults import Watched
 from tests import bit_flips, crash_points

@@ -26,7 +26,7 @@ from resilient_nb.notebook.options import parse_line
 from resilient_nb.storage import mirrored
 from resilient_nb.storage.hashing import digest
 from resilient_nb.storage.local import LocalStore
-from resilient_nb.storage.reading import open_at
+from resilient_nb.storage.opening import open_at
 from resilient_nb.storage.tree import TensorLeaf, flatten
 from resilient_nb.wire import requests as rq
 from resilient_nb.wire.codec import build, plain

@@ -35,7 +35,7 @@ from resilient_nb.rank.saver import Request, Saver
 from resilient_nb.rank.state import Tracker
 from resilient_nb.rank.writer import WriterHere
 from resilient_nb.storage.describing import recorded
-from resilient_nb.storage.reading import open_checkpoint
+from resilient_nb.storage.opening import open_checkpoint
 from resilient_nb.testing.builders import an_attempt
 
 PLAN = Plan(30, 6, True, False, 0)

@@ -1,4 +1,4 @@
-"""`storage.reading`: what was written, or a named error, and only the bytes that are asked for."""
+"""`storage.opening` and `reading`: what was written or a named error, and no byte too many."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from resilient_nb.storage import corrupting, writing
 from resilient_nb.storage.encoding import codecs_of
 from resilient_nb.storage.local import LocalStore
 from resilient_nb.storage.manifest import Manifest, manifest_json
-from resilient_nb.storage.reading import open_at, open_checkpoint
+from resilient_nb.storage.opening import open_at, open_checkpoint
 from resilient_nb.storage.tree import STORABLE_DTYPES, TensorLeaf
 from resilient_nb.storage.writing import Options, is_committed
 from tests.unit.checkpoints import (

@@ -18,7 +18,7 @@ from resilient_nb.errors import CheckpointError, InvalidRequest
 from resilient_nb.storage.backup import backup, restore
 from resilient_nb.storage.local import LocalStore
 from resilient_nb.storage.mirrored import open_anywhere, open_path
-from resilient_nb.storage.reading import open_at
+from resilient_nb.storage.opening import open_at
 from resilient_nb.storage.stores import open_store, read_blob
 from resilient_nb.testing.builders import Story
 from tests.unit.stored_home import StoredHome, files

@@ -33,7 +33,8 @@ from resilient_nb.rank.stored import Stored
 from resilient_nb.rank.writer import WriterHere
 from resilient_nb.storage.hashing import digest
 from resilient_nb.storage.local import LocalStore
-from resilient_nb.storage.reading import Checkpoint, open_at, open_checkpoint
+from resilient_nb.storage.opening import open_at, open_checkpoint
+from resilient_nb.storage.reading import Checkpoint
 from resilient_nb.storage.tree import Shard, TensorLeaf
 from resilient_nb.storage.writing import Options, commit, merge, shards_digest, write_part
 from resilient_nb.testing.builders import an_attempt

@@ -16,7 +16,7 @@ from resilient_nb.agent.peers import PIECE, PeerStore, answer
 from resilient_nb.agent.shelving import Shelving
 from resilient_nb.rank.shelved import open_start
 from resilient_nb.storage.copying import Copier
-from resilient_nb.storage.reading import open_at
+from resilient_nb.storage.opening import open_at
 from resilient_nb.storage.recalling import Recalled, recall
 from resilient_nb.storage.shelf import ShelfStore
 from resilient_nb.supervisor import shelf

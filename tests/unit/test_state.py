@@ -16,7 +16,7 @@ from resilient_nb.errors import CannotStore, CheckpointError, InvalidRequest
 from resilient_nb.rank.saver import Request
 from resilient_nb.rank.state import Tracker
 from resilient_nb.rank.stored import Stored
-from resilient_nb.storage.reading import open_checkpoint
+from resilient_nb.storage.opening import open_checkpoint
 from resilient_nb.wire.orders import CheckpointWritten
 from tests.unit.shelf import POSITION, Shelf, a_tracker
 

@@ -17,7 +17,7 @@ from resilient_nb.rank.live import live_tensors
 from resilient_nb.rank.stored import Stored
 from resilient_nb.storage.local import LocalStore
 from resilient_nb.storage.manifest import checkpoint_of
-from resilient_nb.storage.reading import open_checkpoint
+from resilient_nb.storage.opening import open_checkpoint
 from tests.unit.shelf import Shelf, tracking
 
 LARGE = 300 * 300  # floats: an array of their own

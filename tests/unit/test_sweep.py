@@ -32,7 +32,7 @@ from resilient_nb.storage.hashing import digest
 from resilient_nb.storage.local import LocalStore
 from resilient_nb.storage.manifest import Manifest
 from resilient_nb.storage.objects import Buffer, Entry
-from resilient_nb.storage.reading import open_at
+from resilient_nb.storage.opening import open_at
 from resilient_nb.storage.stores import open_store
 from resilient_nb.storage.sweep import (
     Standing,

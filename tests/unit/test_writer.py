@@ -24,7 +24,7 @@ from resilient_nb.rank.saver import Request, Saver
 from resilient_nb.rank.stored import Stored
 from resilient_nb.rank.writer import WriterHere, WriterProcess
 from resilient_nb.storage.disk import Disk
-from resilient_nb.storage.reading import open_checkpoint
+from resilient_nb.storage.opening import open_checkpoint
 from resilient_nb.testing.builders import an_attempt
 from resilient_nb.wire.orders import CheckpointFailed, CheckpointWritten
 from tests.unit.checkpoints import HERE, a_manifest

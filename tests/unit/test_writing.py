@@ -28,7 +28,7 @@ from resilient_nb.storage.manifest import (
     manifest_json,
 )
 from resilient_nb.storage.objects import ObjectStore
-from resilient_nb.storage.reading import open_at
+from resilient_nb.storage.opening import open_at
 from resilient_nb.storage.tree import Json, Shard, TensorLeaf
 from resilient_nb.storage.writing import (
     Options,

@@ -32,7 +32,7 @@ from resilient_nb.core import traces
 from resilient_nb.core.model import Outcome, RankEnd
 from resilient_nb.errors import Diverged
 from resilient_nb.rank import chaos
-from resilient_nb.rank.boundary import Boundary, Left, Parts
+from resilient_nb.rank.boundary import Boundary, Left
 from resilient_nb.rank.divergence import LossWatch
 from resilient_nb.rank.failure import pack_error
 from resilient_nb.rank.gpu import Gpu
@@ -41,6 +41,7 @@ from resilient_nb.rank.inputs import Channel, Inputs, received
 from resilient_nb.rank.leaving import Leaving
 from resilient_nb.rank.link import Link
 from resilient_nb.rank.outputs import pickled, store
+from resilient_nb.rank.parts import Parts
 from resilient_nb.rank.phases import CHECKPOINT, COMPUTE, ENDED
 from resilient_nb.rank.run import Run
 from resilient_nb.rank.saver import Saver

@@ -1,4 +1,4 @@
-"""The state of all random number generators of a process."""
+"""All random number generators of a process."""
 
 from __future__ import annotations
 
@@ -29,3 +29,15 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     torch.set_rng_state(state["torch"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
+
+
+def decorrelate(rank: int) -> None:
+    """Give each rank random numbers of its own, say for dropout.
+
+    Up to the first step all ranks draw alike, so that models begin equal; rank 0 goes on with
+    the cell's own series, so that one worker computes what a bare script would.
+    """
+    if rank:
+        torch.manual_seed(int(torch.randint(2**62, (1,))) + rank)
+        random.seed(random.getrandbits(62) + rank)
+        np.random.seed((int(np.random.randint(2**31)) + rank) % 2**32)

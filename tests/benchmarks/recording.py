@@ -32,8 +32,9 @@ from torch.distributed import HashStore  # type: ignore[attr-defined]
 
 from resilient_nb.control.recording import Recording
 from resilient_nb.core.model import Interval
-from resilient_nb.rank.boundary import Boundary, Parts
+from resilient_nb.rank.boundary import Boundary
 from resilient_nb.rank.link import Link
+from resilient_nb.rank.parts import Parts
 from resilient_nb.rank.phases import Phases
 from resilient_nb.rank.run import Run
 from resilient_nb.rank.schedule import Schedule

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from resilient_nb.core.interval import SHORTEST, best_interval
 from resilient_nb.core.model import Interval
 from resilient_nb.rank.batches import Place
-from resilient_nb.rank.boundary import Boundary, Parts
+from resilient_nb.rank.boundary import Boundary
 from resilient_nb.rank.cost import QUIET, Costs
+from resilient_nb.rank.parts import Parts
 from resilient_nb.rank.phases import Phases
 from resilient_nb.rank.schedule import FIRST_SECONDS, FIRST_STEPS, NEVER, Schedule
 
@@ -81,7 +82,7 @@ class Loop:
             self.run(1)
 
     def look(self) -> None:
-        """As `Boundary._look` does."""
+        """As `Checkpointing.look` does."""
         schedule = self.schedule
         schedule.time_step(self.busy)
         if self.step in self.asked:
@@ -355,7 +356,7 @@ def test_the_boundary_times_saves_and_says_what_came_of_it() -> None:
     looked = []
     for step in range(1, 500):
         now[0] += 0.05
-        looked.append(boundary.step >= boundary._due - 1)
+        looked.append(boundary.step >= boundary._checkpointing.due - 1)
         boundary.step_done(0, Place(0, step))
     assert saver.steps[0] == pytest.approx(FIRST_SECONDS / 0.05, abs=1)
     assert telemetry.cadence is not None

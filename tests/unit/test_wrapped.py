@@ -13,8 +13,9 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from resilient_nb.rank.boundary import Boundary, Parts
+from resilient_nb.rank.boundary import Boundary
 from resilient_nb.rank.gradients import GradientAveraging, averages_itself, left_out
+from resilient_nb.rank.parts import Parts
 from resilient_nb.rank.phases import Phases
 from resilient_nb.rank.state import Tracker
 

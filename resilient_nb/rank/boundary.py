@@ -45,7 +45,7 @@ class Boundary:
         self._tracker = parts.tracker
         self._telemetry = parts.telemetry
         self._leaving = parts.leaving
-        self._watch = parts.watch
+        self._watch, self._around = parts.watch, parts.around
         self._saver = parts.saver
         self._note = note
         self._restoring = Restoring(parts, self.averaging, stored, note)
@@ -190,6 +190,8 @@ class Boundary:
                 raise TypeError(
                     f"run.log({name}=...) takes a number or a tensor of one element: {error}"
                 ) from error
+        if self._around.repeats:
+            return  # it was recorded when it was true
         step = self.step + 1 if self._in_loop else self.step
         if self._watch is not None:
             try:

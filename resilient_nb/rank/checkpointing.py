@@ -52,7 +52,7 @@ class Checkpointing:
         self._telemetry = parts.telemetry
         self._phases = parts.telemetry.phases
         self._growth, self._rates, self._lowered = parts.growth, parts.rates, parts.lowered
-        self._rank, self._watch = parts.group.rank, parts.watch
+        self._rank, self._watch, self._around = parts.group.rank, parts.watch, parts.around
         self._schedule = schedule
         self._saved_step = saved_step
         self._uncommitted: int | None = None
@@ -151,6 +151,7 @@ class Checkpointing:
             tag,
             self._growth.record() if self._growth is not None else None,
             self._lowered.record(),
+            self._around.course,
         )
         self._saver.write(request)
         self._saved_step = self._uncommitted = moment.step

@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 
 from resilient_nb.core.model import Cell, Frame, RemoteError
-from resilient_nb.errors import CorruptCheckpoint, Diverged, InputLost
+from resilient_nb.errors import CorruptCheckpoint, Diverged, InputLost, ResilientError
 
 _MAX_FRAMES = 40
 #: Characters of a message, and of a line of source: all of it is kept in the journal.
@@ -16,7 +16,8 @@ _COLLECTIVE = ("torch/distributed/", "resilient_nb/rank/gradients.py", "resilien
 def pack_error(error: BaseException, cell: Cell) -> RemoteError:
     """Return the exception with its frames from the cell on, innermost last.
 
-    An exception that never touched the cell (say, while joining the gang) keeps all frames.
+    An exception that never touched the cell (say, while joining the gang) keeps all frames, but
+    for our own kind, which says what there is to say.
     """
     frames = traceback.extract_tb(error.__traceback__)
     if isinstance(error, SyntaxError) and error.filename == cell.filename:
@@ -24,7 +25,8 @@ def pack_error(error: BaseException, cell: Cell) -> RemoteError:
             traceback.FrameSummary(error.filename, error.lineno, "<module>", line=error.text)
         )
     own = {cell.filename, *cell.sources}
-    first = next((n for n, frame in enumerate(frames) if frame.filename in own), 0)
+    aside = len(frames) if isinstance(error, ResilientError) else 0
+    first = next((n for n, frame in enumerate(frames) if frame.filename in own), aside)
     packed = [
         Frame(f.filename, f.lineno or 0, f.name, _clean(f.line or "").strip()[:_MAX_LINE])
         for f in frames[first:]

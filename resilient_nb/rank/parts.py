@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from resilient_nb.rank.around import Around
 from resilient_nb.rank.divergence import LossWatch
 from resilient_nb.rank.group import Group
 from resilient_nb.rank.leaving import Leaving
@@ -27,3 +28,4 @@ class Parts:
     lowered: Lowered = field(default_factory=Lowered)
     watch: LossWatch | None = None
     skip: frozenset[int] = frozenset()  # steps that are counted, but not made
+    around: Around = field(default_factory=Around)

@@ -32,6 +32,7 @@ from resilient_nb.core import traces
 from resilient_nb.core.model import Outcome, RankEnd
 from resilient_nb.errors import Diverged
 from resilient_nb.rank import chaos
+from resilient_nb.rank.around import NAME, Around, rewritten
 from resilient_nb.rank.boundary import Boundary, Left
 from resilient_nb.rank.divergence import LossWatch
 from resilient_nb.rank.failure import pack_error
@@ -58,6 +59,9 @@ from resilient_nb.storage.reading import Checkpoint
 from resilient_nb.storage.stores import open_store, read_blob, sub_folder
 from resilient_nb.supervisor.seats import Seat
 from resilient_nb.wire.orders import Attempt, Chaos, Committed, Leave, Note
+
+#: A checkpoint that is being written when the cell fails gets so many seconds to be done.
+_WRITES = 10.0
 
 
 def main(
@@ -127,6 +131,8 @@ class _Rank:
         except Left:
             end = replace(end, outcome=Outcome.LEFT)
         except BaseException as error:
+            if self._saver is not None:
+                self._saver.wait(_WRITES)  # a checkpoint from before the error is a good one
             # What the cell made of a divergence is not what happened.
             packed = pack_error(self._diverged() or error, self._attempt.cell)
             if self._inputs is not None:
@@ -166,6 +172,7 @@ class _Rank:
             lowered,
             LossWatch.of(attempt, self._rank),
             frozenset(attempt.skip),
+            around := Around(stored.course if stored else None),
         )
         if self._rank == 0 and (news := lowered.news()):
             self._note(news)
@@ -176,6 +183,7 @@ class _Rank:
         self._inputs = Inputs(attempt, self._rank, told, start, speaks=seat.local_rank == 0)
         run = Run(boundary, attempt.seed, self._inputs)
         namespace["run"] = run
+        namespace[NAME] = around
         self._telemetry.state = "running"
         self._telemetry.phases.enter(COMPUTE)
         _execute(attempt, namespace)
@@ -304,7 +312,9 @@ def _execute(attempt: Attempt, namespace: dict[str, Any]) -> None:
     for name, text in {**cell.sources, cell.filename: cell.source}.items():
         linecache.cache[name] = (len(text), None, text.splitlines(True), name)
     flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-    code = compile(cell.source, cell.filename, "exec", flags, dont_inherit=True)
+    tree = compile(cell.source, cell.filename, "exec", flags | ast.PyCF_ONLY_AST, dont_inherit=True)
+    tree = rewritten(tree, cell.sources.values())
+    code = compile(tree, cell.filename, "exec", flags, dont_inherit=True)
     if code.co_flags & inspect.CO_COROUTINE:
         asyncio.run(eval(code, namespace))
     else:

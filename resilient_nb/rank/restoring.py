@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from resilient_nb.errors import InvalidRequest
 from resilient_nb.rank.batches import Place
 from resilient_nb.rank.gradients import GradientAveraging, averages_itself
 from resilient_nb.rank.imported import Imported
@@ -44,6 +45,7 @@ class Restoring:
         self._tracker = parts.tracker
         self._phases = parts.telemetry.phases
         self._averaging = averaging
+        self._around = parts.around
         self._note = note
         self.begins_at = stored.step if stored else 0
         self.run_began_at = 0
@@ -109,11 +111,24 @@ class Restoring:
         return Place(place["epoch"], place["batch"], place.get("samples"))
 
     def finish(self, loops: int) -> None:
-        """The cell has ended after so many loops: say if these aren't those of the checkpoint."""
-        if self._stored is not None and self._place["loop"] > loops:
-            self._note("The checkpoint's place in the cell's loops was not reached.")
+        """The cell has ended after so many loops.
+
+        Raises:
+            InvalidRequest: the place of the checkpoint wasn't among them.
+        """
+        if self._stored is None or not self._around.repeats:
+            return
+        if (self._place["loop"], self._place["epoch"], self._place["batch"]) > (loops, 0, 0):
+            raise InvalidRequest(
+                f"The cell has ended after {loops} of its loops, and checkpoint {self._stored.id} "
+                f"was taken in loop {self._place['loop'] + 1}: what is between loops has decided "
+                "otherwise than before, or the cell has changed. Its results would be wrong. Put "
+                "decisions into the loops (`break` there is kept), use epochs=, or start over with "
+                "--resume never."
+            )
 
     def _restore_all(self, stored: Stored) -> None:
+        self._around.repeats = False
         with self._phases.within(CHECKPOINT):
             self._tracker.restore(stored)
             self._tracker.restore_own(stored)

@@ -24,6 +24,7 @@ from resilient_nb.core.model import Checkpoint
 from resilient_nb.core.names import checkpoint_id
 from resilient_nb.core.places import is_url, sub_folder
 from resilient_nb.errors import CheckpointError
+from resilient_nb.rank.around import Course
 from resilient_nb.rank.origin import Origin
 from resilient_nb.rank.sharing import Share, View, divide
 from resilient_nb.rank.snapshot import CHANGED, Slot, Snapshot
@@ -53,6 +54,7 @@ class Request:
     tag: str | None
     scaling: dict[str, Json] | None = None  # how the batch has grown, if it does
     lowered: dict[str, Json] | None = None  # the learning rate, since the run diverged
+    around: Course = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -130,11 +132,11 @@ class Saver:
         """Whether a checkpoint is being written."""
         return self._thread is not None and self._thread.is_alive()
 
-    def wait(self) -> None:
-        """Wait until nothing is being written."""
+    def wait(self, patience: float | None = None) -> None:
+        """Wait until nothing is being written, or for so many seconds."""
         if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+            self._thread.join(patience)
+            self._thread = self._thread if self.busy else None
 
     def tag_last(self, step: int, tag: str) -> None:
         """Tag the checkpoint of `step`, which was the last to be written."""
@@ -317,6 +319,8 @@ class Saver:
     def _manifest(self, request: Request, tensors: tuple[TensorRecord, ...]) -> Manifest:
         attempt = self._attempt
         info: dict[str, Json] = {"position": {**request.position}, **self.origin.info()}
+        if request.around:
+            info["around"] = [[*loop] for loop in request.around]
         if request.scaling is not None:
             info["scaling"] = request.scaling
         if request.lowered is not None:

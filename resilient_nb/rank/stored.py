@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from resilient_nb.errors import CheckpointError
+from resilient_nb.rank.around import Course
 from resilient_nb.rank.live import Live
 from resilient_nb.rank.sharded import is_sharded, like, local_of, part_of
 from resilient_nb.rank.shelved import account_of
@@ -25,6 +26,7 @@ class Stored:
         id: of the checkpoint.
         step: optimizer steps that had been made.
         position: the place in the cell's loops.
+        course: that of the loops around, up to this place.
         numerics: what must be equal to go on with the same bits.
         knows_rank: whether this rank was there; one that wasn't takes what rank 0 had.
         manifest: all that the checkpoint says of itself.
@@ -38,6 +40,7 @@ class Stored:
         info: Any = self.manifest.info
         self.imported = not self.manifest.job
         self.position: dict[str, int] = {} if self.imported else info["position"]
+        self.course: Course | None = None if self.imported else info.get("around", [])
         self.numerics: dict[str, str] = {} if self.imported else info["numerics"]
         self.knows_rank = rank < self.manifest.world_size
         self._checkpoint = checkpoint

@@ -101,3 +101,94 @@ def test_nested_loops_are_refused(client: Client) -> None:
     view = finish(client, submit(client, "nested", nested, 1))
     assert view.state is JobState.FAILED
     assert "inside one another" in view.failures[-1].message
+
+
+EARLY = """
+import os, signal, torch
+model = torch.nn.Linear(4, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+features = torch.randn(40, 4)
+data = torch.utils.data.TensorDataset(features, features.sum(1, keepdim=True))
+best, bad, values = float("inf"), 0, []
+def train():
+    for x, y in run.batches(data, batch_size=8, shuffle=True):
+        if run.step == 37 and run.rank == 0 and not os.path.exists({killed!r}):
+            open({killed!r}, "w").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+        loss = (model(x) - y).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+for epoch in range(40):
+    train()
+    with torch.no_grad():
+        value = (model(features) - features.sum(1, keepdim=True)).square().mean().item()
+    run.log(value=value)
+    values.append(value)
+    best, bad = (value, 0) if value < best - 2e-3 else (best, bad + 1)
+    if bad >= 3: break
+weight = model.weight.detach().clone()
+"""
+
+
+def test_early_stopping_stops_where_it_would_have(client: Client, tmp_path: Path) -> None:
+    """What it decides on is computed again with a later model, up to the checkpoint's place."""
+    killed = {name: str(tmp_path / name) for name in ("early", "early-calm")}
+    Path(killed["early-calm"]).touch()
+    views, found = {}, {}
+    for name, path in killed.items():
+        job = submit(
+            client, name, EARLY.format(killed=path), 2, ("values", "epoch", "weight"),
+            Interval(steps=3),
+        )  # fmt: skip
+        views[name], found[name] = finish(client, job), results(client, job)
+    assert [views[name].attempts for name in killed] == [2, 1]
+    ours, theirs = found["early"], found["early-calm"]
+    assert 7 < theirs["epoch"] < 39
+    assert (ours["values"], ours["epoch"]) == (theirs["values"], theirs["epoch"])
+    assert ours["weight"].equal(theirs["weight"])
+    # Nor was anything recorded of what was computed with the wrong model.
+    points = {name: set(view.series["value"]) for name, view in views.items()}
+    assert points["early"] <= points["early-calm"]
+
+
+def test_a_cell_that_no_longer_gets_to_the_place_says_so(client: Client) -> None:
+    source = """
+import torch
+model = torch.nn.Linear(2, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for epoch in range({epochs}):
+    for _ in run.steps(4):
+        loss = model(torch.randn(4, 2)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+"""
+    finish(client, submit(client, "shorter", source.format(epochs=3), 1))
+    again = Submit("shorter", JobSpec(Cell(source.format(epochs=2))), "again", resume="shorter@10")
+    view = finish(client, client.submit(again).job)
+    assert view.state is JobState.FAILED
+    assert "ended after 2 of its loops" in view.failures[-1].message
+    assert view.attempts == 1, "it would happen again"
+
+
+FAILS = """
+import torch
+model = torch.nn.Linear(2048, 2048)
+optimizer = torch.optim.AdamW(model.parameters())
+for step in run.steps(40):
+    loss = model(torch.ones(1, 2048)).square().mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    if step == 30:
+        run.checkpoint()
+    if step == 31:
+        raise ValueError("after it")
+"""
+
+
+def test_a_checkpoint_that_is_being_written_as_the_cell_fails_is_kept(client: Client) -> None:
+    view = finish(client, submit(client, "fails", FAILS, 2, every=Interval(steps=1000)))
+    assert view.state is JobState.FAILED
+    assert {c.step for c in Run(client, "fails").checkpoints} == {31}

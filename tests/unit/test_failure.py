@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import linecache
 
+import pytest
+
 from resilient_nb.core.model import Cell
+from resilient_nb.errors import InvalidRequest
 from resilient_nb.rank.failure import pack_error
 
 
@@ -40,3 +43,10 @@ def test_a_line_of_source_is_bounded() -> None:
     finally:
         del linecache.cache[cell.filename]
     assert len(frame.line) == 500
+
+
+def test_what_we_say_ourselves_has_no_line_of_a_cell_that_it_never_touched() -> None:
+    for error, known in ((InvalidRequest("no"), False), (OSError("no"), True)):
+        with pytest.raises(type(error)) as caught:
+            raise error
+        assert bool(pack_error(caught.value, Cell("x")).frames) == known

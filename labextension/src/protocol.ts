@@ -1,7 +1,7 @@
 // Made by `python -m resilient_nb.wire.typescript` from the messages of resilient_nb/wire/feed.py.
 // Do not edit. A number that isn't finite arrives as null, whatever its type says.
 
-export const PROTOCOL = 6;
+export const PROTOCOL = 7;
 
 /**
  * POST `resilient-nb/actions`: one click.

@@ -59,8 +59,9 @@ class Keeping:
         if identity in self._engine.world.runs[job.run].checkpoints:
             return
         self._engine.live.note(job.id, fact.text)
-        self.failed.add(identity)
-        self._among.add(identity)
+        if not fact.again:
+            self.failed.add(identity)
+            self._among.add(identity)
         if is_drill(job, Injection.FILL_DISK, self._engine.now()):
             return  # no checkpoint is dropped for a disk that only seems to be full
         if fact.errno in _FULL and identity not in self._full:

@@ -51,7 +51,7 @@ class Boundary:
         self._restoring = Restoring(parts, self.averaging, stored, note)
         self.step = self._telemetry.step = self._restoring.begins_at
         saved_step = self.step if self._restoring.pending else None
-        self._checkpointing = Checkpointing(parts, schedule, saved_step)
+        self._checkpointing = Checkpointing(parts, schedule, saved_step, note)
         self._begun = self._entered = self._in_loop = False
         # Where the last step ended; `_position` is set where a loop was left by `break`.
         self._last: tuple[int, Place] | None = None
@@ -219,7 +219,9 @@ class Boundary:
         begun = self.step > self._restoring.run_began_at and not self._restoring.pending
         if self._checkpointing.expected and self._tracker.names and begun:
             # In the last loop, not after it: with more epochs, a resumed run trains on.
-            self._checkpointing.save(self._moment(self._position))
+            last = self._moment(self._position)
+            if not self._checkpointing.save_last(last, lambda: self._leaving.asked):
+                raise Left
         self._checkpointing.settle()
 
     def _look(self) -> None:

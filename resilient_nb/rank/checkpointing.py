@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+
+from resilient_nb.rank.outputs import AGAIN, pause
 from resilient_nb.rank.parts import Parts
 from resilient_nb.rank.phases import CHECKPOINT, WAIT
 from resilient_nb.rank.saver import Request
 from resilient_nb.rank.schedule import NEVER, Schedule
 
 _AT_ONCE = -1  # before all steps
+#: What becomes of a job's last checkpoint.
+_KEPT, _AGAIN, _LEFT = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -37,13 +42,20 @@ class Checkpointing:
         parts: of the rank.
         schedule: says when one is due.
         saved_step: the step of the checkpoint that the attempt goes on from.
+        note: takes lines for the user.
 
     Attributes:
         due: the next step at which to `look`: all that a step which needs no look compares with.
         wanted: whether the cell has asked for a checkpoint that wasn't taken yet.
     """
 
-    def __init__(self, parts: Parts, schedule: Schedule, saved_step: int | None) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        schedule: Schedule,
+        saved_step: int | None,
+        note: Callable[[str], None],
+    ) -> None:
         self.due = NEVER
         self.wanted = False
         self._tag: str | None = None
@@ -52,7 +64,9 @@ class Checkpointing:
         self._telemetry = parts.telemetry
         self._phases = parts.telemetry.phases
         self._growth, self._rates, self._lowered = parts.growth, parts.rates, parts.lowered
-        self._rank, self._watch, self._around = parts.group.rank, parts.watch, parts.around
+        self._group, self._watch, self._around = parts.group, parts.watch, parts.around
+        self._rank = parts.group.rank
+        self._note = note
         self._schedule = schedule
         self._saved_step = saved_step
         self._uncommitted: int | None = None
@@ -122,7 +136,7 @@ class Checkpointing:
         self._tag = tag
         self.save(moment)
 
-    def save(self, moment: Moment) -> None:
+    def save(self, moment: Moment, last: bool = False) -> None:
         """Take one now, with the tag that the cell has asked for; it is written beside training.
 
         Raises:
@@ -133,11 +147,11 @@ class Checkpointing:
                 self._watch.check()
             tag, self._tag, self.wanted = self._tag, None, False
             if self._saved_step != moment.step:
-                self._save(moment, tag)
+                self._save(moment, tag, last)
             elif tag is not None and self._rank == 0:
                 self._saver.tag_last(moment.step, tag)
 
-    def _save(self, moment: Moment, tag: str | None) -> None:
+    def _save(self, moment: Moment, tag: str | None, last: bool) -> None:
         self._telemetry.state = "checkpointing"
         began = self._schedule.clock()
         self._saver.wait()
@@ -152,12 +166,39 @@ class Checkpointing:
             self._growth.record() if self._growth is not None else None,
             self._lowered.record(),
             self._around.course,
+            last,
         )
         self._saver.write(request)
         self._saved_step = self._uncommitted = moment.step
         self._telemetry.state = "running"
         self._schedule.saved(moment.step, began)
         self._set_due(moment.step)
+
+    def save_last(self, moment: Moment, leaving: Callable[[], bool]) -> bool:
+        """Take the last one: again and again if the disk can't, as all of the work is done.
+
+        Returns:
+            False if the job was asked to leave before it could be kept.
+        """
+        self.save(moment, last=True)
+        told = False
+        while True:
+            self.settle()
+            what = torch.tensor([_KEPT])
+            if self._rank == 0 and self._saver.passes:
+                if not told:
+                    told = True
+                    self._note(
+                        f"The last checkpoint can't be kept. {self._saver.failed}. It is tried "
+                        f"again every {AGAIN:g} s: free some space, or mend the store."
+                    )
+                with self._phases.within(CHECKPOINT):
+                    what[0] = _AGAIN if pause(leaving) else _LEFT
+            self._group.broadcast([what])
+            if what != _AGAIN:
+                return bool(what == _KEPT)
+            with self._phases.within(CHECKPOINT):
+                self._save(moment, None, last=True)
 
     def settle(self) -> None:
         """Wait until what was saved is written and, on rank 0, committed."""

@@ -67,8 +67,15 @@ def store(
                     f"The store is full, so what the cell returns can't be kept. It is tried again "
                     f"every {AGAIN:g} s: free some space ({attempt.store})."
                 )
-        give_up = time.monotonic() + AGAIN
-        while time.monotonic() < give_up:
-            if leaving():
-                return False
-            time.sleep(0.1)
+        if not pause(leaving):
+            return False
+
+
+def pause(leaving: Callable[[], bool]) -> bool:
+    """Wait until it is time for another try; False if the job was asked to leave meanwhile."""
+    give_up = time.monotonic() + AGAIN
+    while time.monotonic() < give_up:
+        if leaving():
+            return False
+        time.sleep(0.1)
+    return True

@@ -9,6 +9,7 @@ then has the manifest written and reports; the journal's commit makes it a check
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import threading
 import time
@@ -39,6 +40,8 @@ from resilient_nb.wire.orders import Attempt, CheckpointFailed, CheckpointWritte
 
 T = TypeVar("T")
 
+#: What passes once somebody has made room, or mended the disk.
+_PASSES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 #: How long the writers of one checkpoint wait for each other.
 _PATIENCE = timedelta(seconds=120)
 
@@ -55,6 +58,7 @@ class Request:
     scaling: dict[str, Json] | None = None  # how the batch has grown, if it does
     lowered: dict[str, Json] | None = None  # the learning rate, since the run diverged
     around: Course = field(default_factory=list)
+    last: bool = False  # of its job: while the disk can't take it, it is tried again
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,10 @@ class Saver:
         note: takes lines for the user.
         writer: does the work.
         start: the checkpoint that the attempt goes on from.
+
+    Attributes:
+        failed: why the last one couldn't be written, None if it was.
+        errno: what the system said of it, 0 if nothing.
     """
 
     def __init__(
@@ -118,6 +126,7 @@ class Saver:
         self._answers: dict[int, bool] = {}
         self._told: set[str] = set()  # what the others have been shown of this checkpoint
         self.failed: str | None = None
+        self.errno = 0
 
     def write(self, request: Request) -> None:
         """Begin to write; waits for the one before."""
@@ -164,17 +173,23 @@ class Saver:
         self._told = set()
         try:
             self._write(request)
-            self.failed = None
+            self.failed, self.errno = None, 0
         except Exception as error:
             # Training goes on: the last committed checkpoint still stands.
             self.failed = f"The checkpoint at step {request.step} failed: {error}"
-            self._give_up(request.step, error)
+            self.errno = getattr(error, "errno", None) or 0
+            self._give_up(request, error)
         finally:
             self._segment = self._segment if self.failed is None else None
 
-    def _give_up(self, step: int, error: Exception) -> None:
+    @property
+    def passes(self) -> bool:
+        """Whether the last one failed by what somebody can mend, by making room, say."""
+        return self.errno in _PASSES
+
+    def _give_up(self, request: Request, error: Exception) -> None:
         """Tell the other ranks at once, and the user."""
-        why = getattr(error, "errno", None) or 0, str(error)
+        step, why = request.step, (self.errno, str(error))
         if self._world > 1 and not isinstance(error, _OthersFailed):
             for name, message in (("view", View(error=why)), ("part", Written(error=why))):
                 if name in self._told:
@@ -185,7 +200,8 @@ class Saver:
             self._note(f"Rank {self._rank} writes its next checkpoints by itself: {error}.")
         if self._rank == 0 and self.failed is not None:
             attempt = self._attempt
-            fact = CheckpointFailed(attempt.job, attempt.epoch, step, why[0], self.failed)
+            again = request.last and self.passes
+            fact = CheckpointFailed(attempt.job, attempt.epoch, step, why[0], self.failed, again)
             self._send(fact)
 
     def _write(self, request: Request) -> None:

@@ -16,7 +16,7 @@ from resilient_nb.errors import VersionMismatch
 T = TypeVar("T")
 
 #: Grows when a message changes its meaning. Both sides must agree.
-PROTOCOL = 6
+PROTOCOL = 7
 
 #: Names on Dask's wire: a connection's first word, requests of notebooks, reports of agents,
 #: orders to them, and what they ask each other.

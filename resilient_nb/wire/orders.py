@@ -227,7 +227,8 @@ class CheckpointWritten:
 class CheckpointFailed:
     """A rank gave up writing a checkpoint: none of this step will follow in this attempt.
 
-    What was written of it may be removed at once. `errno` is 0 if it was no error of the system.
+    What was written of it may be removed at once, unless it is tried `again`. `errno` is 0 if it
+    was no error of the system.
     """
 
     job: str
@@ -235,6 +236,7 @@ class CheckpointFailed:
     step: int
     errno: int
     text: str
+    again: bool = False
 
 
 @dataclass(frozen=True)

@@ -76,3 +76,4 @@ def test_a_job_trains_to_its_end_and_returns_when_there_is_room(
     view = finish(small, job)
     assert (view.state, view.attempts, view.failures) == (JobState.SUCCEEDED, 1, ())
     assert results(small, job)["history"] == results(small, whole)["history"]
+    assert view.checkpoints[-1].step == view.step, "nor is what it has learnt last lost"

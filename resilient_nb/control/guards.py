@@ -26,7 +26,8 @@ def check_idle(world: World, run: Run) -> None:
     active = world.active_job(run.name)
     if active is not None:
         raise AlreadyRunning(
-            f"Run {run.name} is {active.state} already, as job {active.id}. Wait for it, "
+            f"Run {run.name} is {active.state} already, as job {active.id}. Wait for it "
+            f"(`resilient_nb.run({run.name!r}).jobs[0].result()` does, and gives what it returns), "
             f"cancel it (%resilient cancel {run.name}), or choose another name."
         )
 

@@ -121,7 +121,10 @@ def test_a_bad_name_is_refused(desk: Desk, name: str) -> None:
 
 def test_a_run_has_one_unfinished_job(desk: Desk) -> None:
     desk.submit()
-    words = r"digits is queued already, as job digits#1\. Wait for it, cancel it .*cancel digits\)"
+    words = (
+        r"digits is queued already, as job digits#1\. Wait for it "
+        r"\(`resilient_nb\.run\('digits'\)\.jobs\[0\]\.result\(\)` .*cancel digits\)"
+    )
     with pytest.raises(AlreadyRunning, match=words):
         desk.submit()
     with pytest.raises(AlreadyRunning):

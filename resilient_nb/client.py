@@ -67,12 +67,23 @@ class Client:
         address: the Dask scheduler's, such as `tcp://127.0.0.1:8786`.
         patience: for how many seconds a cluster that doesn't answer may be restarting.
         tls: certificates for `tls://`, where Dask's own configuration has none or others.
+        find: says where the cluster is now; see `AsyncClient`.
     """
 
-    def __init__(self, address: str, patience: float = 20.0, tls: Tls = NO_TLS) -> None:
-        self.address = address
-        self._calls = AsyncClient(address, patience, tls)
+    def __init__(
+        self,
+        address: str,
+        patience: float = 20.0,
+        tls: Tls = NO_TLS,
+        find: Callable[[], str] | None = None,
+    ) -> None:
+        self._calls = AsyncClient(address, patience, tls, find=find)
         atexit.register(self.close)
+
+    @property
+    def address(self) -> str:
+        """Where the cluster was found last."""
+        return self._calls.address
 
     @property
     def cluster_id(self) -> str:
@@ -175,6 +186,11 @@ class Client:
     def watch(self, job: str, seen: int = -1, timeout: float = 10.0) -> rq.Watched:
         """Return the job as soon as it differs from version `seen`, or after `timeout` s."""
         return self.request(rq.Watch(job, seen, timeout), rq.Watched)
+
+    def glance(self, job: str, within: float) -> JobView:
+        """Return the job as it is now; don't wait longer than `within` s for the cluster."""
+        message = rq.Watch(job, -1, 0.0)
+        return _LoopThread.run(self._calls.request(message, rq.Watched, within)).job
 
     def follow(self, message: Follow) -> Followed:
         """Return what has changed since an earlier answer, as soon as something has."""

@@ -11,6 +11,7 @@ import asyncio
 import os
 import ssl
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -89,6 +90,8 @@ class AsyncClient:
         patience: for how many seconds a cluster that doesn't answer may be restarting.
         tls: certificates for `tls://`, where Dask's own configuration has none or others.
         within: how many seconds an answer may take, with all patience; None: for ever.
+        find: says where the cluster is now, for one that can come back at another address. It
+            raises if the cluster is known to be down: then there is nothing to be patient for.
 
     Attributes:
         welcome: what the cluster said with the newest connection; empty before the first.
@@ -100,36 +103,39 @@ class AsyncClient:
         patience: float = 20.0,
         tls: Tls = NO_TLS,
         within: float | None = None,
+        find: Callable[[], str] | None = None,
     ) -> None:
         self.address = address
         self.welcome = rq.Welcome()
         self._patience = patience
         self._within = within
+        self._find = find
         self._tls = tls
         self._arguments: dict[str, Any] | None = None
         self._free: list[Comm] = []  # connections that have been greeted, and nobody uses now
 
-    async def request(self, message: Any, kind: type[T]) -> T:
-        """Send a request and return its answer.
+    async def request(self, message: Any, kind: type[T], within: float | None = None) -> T:
+        """Send a request and return its answer; `within` is for this one.
 
         Raises:
             ResilientError: what the control plane refused, as it was raised there.
             ClusterUnreachable: nothing answers at the address.
         """
         request = rq.REQUESTS.pack(message)
-        return build(kind, await self._patiently(REQUEST, request=request))
+        return build(kind, await self._patiently(within, REQUEST, request=request))
 
     async def identity(self) -> rq.Welcome:
         """Return who the cluster takes this process's user for, and on what grounds."""
-        return build(rq.Welcome, await self._patiently(HELLO, claim=load_settings().user))
+        return build(rq.Welcome, await self._patiently(None, HELLO, claim=load_settings().user))
 
-    async def _patiently(self, op: str, **message: Any) -> Any:
+    async def _patiently(self, within: float | None, op: str, **message: Any) -> Any:
+        within = self._within if within is None else within
         try:
-            async with asyncio.timeout(self._within):
+            async with asyncio.timeout(within):
                 return await self._repeatedly(op, **message)
         except TimeoutError as error:
             raise ClusterUnreachable(
-                f"The cluster at {self.address} hasn't answered for {self._within:.0f} s: it is "
+                f"The cluster at {self.address} hasn't answered for {within:.0f} s: it is "
                 "overloaded, or its machine can't be reached. Try again."
             ) from error
 
@@ -158,6 +164,8 @@ class AsyncClient:
         while self._free:
             if not (known := self._free.pop()).closed():
                 return known
+        if self._find is not None:
+            self.address = self._find()
         if self._arguments is None:
             self._arguments = security(self.address, self._tls).get_connection_args("client")
         try:

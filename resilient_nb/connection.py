@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 from dataclasses import asdict, astuple
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,14 +25,16 @@ from resilient_nb.errors import (
     VersionMismatch,
 )
 
-_clients: dict[tuple[str, Tls], Client] = {}
-
 
 class Chosen(NamedTuple):
-    """A cluster's address, and the certificates for it."""
+    """A cluster's address, the certificates for it, and whether it is this home's own."""
 
     address: str
     tls: Tls = NO_TLS
+    embedded: bool = False
+
+
+_clients: dict[Chosen, Client] = {}
 
 
 def chosen(settings: Settings) -> Chosen:
@@ -48,12 +51,16 @@ def chosen(settings: Settings) -> Chosen:
         return Chosen(named)
     if (remembered := _remembered(settings)).address:
         return remembered
+    return Chosen(_embedded(settings), embedded=True)
+
+
+def _embedded(settings: Settings) -> str:
     record = embedded.find(settings)
     if record is None:
         raise NoCluster(
             "No cluster is up. Start a local one with `up`, or use a team's with `connect ADDRESS`."
         )
-    return Chosen(record.address)
+    return record.address
 
 
 def at(address: str, settings: Settings) -> Chosen:
@@ -68,7 +75,13 @@ def current(settings: Settings | None = None) -> Client:
     Raises:
         NoCluster: there is none.
     """
-    return _client(*chosen(settings or load_settings()))
+    settings = settings or load_settings()
+    found = chosen(settings)
+    if found not in _clients:
+        # After `down` and `up` the embedded cluster is elsewhere, and has the same jobs.
+        find = partial(_embedded, settings) if found.embedded else None
+        _clients[found] = Client(found.address, tls=found.tls, find=find)
+    return _clients[found]
 
 
 def connect(address: str, tls: Tls = NO_TLS) -> ClusterView:
@@ -143,12 +156,6 @@ async def _versions(address: str, tls: Tls) -> dict[str, str]:
         return {"python": str(found["host"]["python"])}
     finally:
         await scheduler.close_rpc()
-
-
-def _client(address: str, tls: Tls) -> Client:
-    if (address, tls) not in _clients:
-        _clients[address, tls] = Client(address, tls=tls)
-    return _clients[address, tls]
 
 
 def _absolute(tls: Tls) -> Tls:

@@ -15,7 +15,13 @@ from resilient_nb.core.model import Injected, Injection, JobState, OnNan
 from resilient_nb.core.names import parse_reference
 from resilient_nb.core.retention import parse_keep
 from resilient_nb.core.views import CheckpointView, JobView, RetentionReport, RunView, WhyReport
-from resilient_nb.errors import CheckpointError, InvalidRequest, JobCancelled, JobFailed
+from resilient_nb.errors import (
+    CheckpointError,
+    ClusterUnreachable,
+    InvalidRequest,
+    JobCancelled,
+    JobFailed,
+)
 from resilient_nb.results import loads
 from resilient_nb.tables import as_table
 from resilient_nb.wire import requests as rq
@@ -23,6 +29,9 @@ from resilient_nb.wire.codec import plain
 
 #: How much of a rank's output a panel shows, in bytes.
 _TAIL = 2000
+
+#: For how many seconds a repr may wait for the cluster.
+_GLANCE = 1.0
 
 
 class Job:
@@ -36,8 +45,14 @@ class Job:
         self._view = view
 
     def __repr__(self) -> str:
-        view = self.view
-        return f"<job {self.id}: {view.state}, step {view.step}>"
+        try:
+            if self._view is None or not self._view.state.final:
+                self._view = self._client.glance(self.id, _GLANCE)
+        except ClusterUnreachable as error:
+            last = self._view
+            seen = "" if last is None else f": {last.state} at step {last.step} when last seen"
+            return f"<job {self.id}{seen}. {error}>"
+        return f"<job {self.id}: {self._view.state}, step {self._view.step}>"
 
     @property
     def view(self) -> JobView:

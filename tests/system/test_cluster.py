@@ -20,6 +20,7 @@ from resilient_nb.cluster.watchdog import end_tree
 from resilient_nb.config import load_settings
 from resilient_nb.core.model import JobState
 from resilient_nb.errors import AlreadyRunning, ClusterUnreachable
+from resilient_nb.handles import Job
 from resilient_nb.loading import load_path
 from resilient_nb.processes import os_user
 
@@ -84,18 +85,18 @@ def test_down_ends_everything_and_up_goes_on(tmp_path_factory: pytest.TempPathFa
     """In a home of its own: a job survives `down` and finishes after the next `up`."""
     with _own_home(tmp_path_factory) as home:
         settings = load_settings()
-        address = embedded.up(settings, 2, print).address
-        client = Client(address)
+        embedded.up(settings, 2, print)
+        client = connection.current()
         job = submit(client, "long", train(epochs=20, pause=0.05), 2, ("seen",))
         wait(client, job, lambda v: v.step >= 8)
-        client.close()
         embedded.down(settings, print)
         assert processes_of(home) == []
         with pytest.raises(ClusterUnreachable):
             connection.current()
+        assert repr(Job(client, job)).startswith(f"<job {job}. No cluster is up.")
 
         said: list[str] = []
-        client = Client(embedded.up(settings, 2, said.append).address)
+        embedded.up(settings, 2, said.append)
         assert f"{job} is unfinished: it goes on." in said
         view = finish(client, job)
         assert view.state is JobState.SUCCEEDED

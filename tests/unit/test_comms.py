@@ -12,7 +12,7 @@ import pytest
 from resilient_nb.client import Client
 from resilient_nb.comms import AsyncClient
 from resilient_nb.core.views import JobView
-from resilient_nb.errors import ClusterUnreachable, UnknownName
+from resilient_nb.errors import ClusterUnreachable, NoCluster, UnknownName
 from resilient_nb.wire import requests as rq
 from resilient_nb.wire.feed import Follow, Followed
 from tests.unit.server.control import FakeControl, a_job
@@ -89,6 +89,35 @@ def test_an_answer_that_takes_too_long_is_given_up() -> None:
         assert control.follows
         await client.close()
         await control.stop()
+
+    asyncio.run(scene())
+
+
+def test_a_cluster_that_came_back_elsewhere_is_found_and_one_that_is_down_not_waited_for() -> None:
+    async def scene() -> None:
+        first, second = FakeControl(), FakeControl()
+        where: list[str] = []
+
+        def find() -> str:
+            if not where:
+                raise NoCluster("No cluster is up.")
+            return where[-1]
+
+        for control in (first, second):
+            await control.start()
+            control.answers[rq.Cancel] = a_job()
+        where.append(first.address)
+        client = AsyncClient(first.address, patience=60.0, find=find)
+        await client.request(rq.Cancel("digits#1"), JobView)
+        await first.stop()
+        where.clear()
+        with pytest.raises(NoCluster):
+            await client.request(rq.Cancel("digits#1"), JobView)
+        where.append(second.address)
+        assert await client.request(rq.Cancel("digits#1"), JobView) == a_job()
+        assert client.address == second.address
+        await client.close()
+        await second.stop()
 
     asyncio.run(scene())
 

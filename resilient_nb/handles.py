@@ -15,6 +15,7 @@ from resilient_nb.core.model import Injected, Injection, JobState, OnNan
 from resilient_nb.core.names import parse_reference
 from resilient_nb.core.retention import parse_keep
 from resilient_nb.core.views import CheckpointView, JobView, RetentionReport, RunView, WhyReport
+from resilient_nb.detached import detaching
 from resilient_nb.errors import (
     CheckpointError,
     ClusterUnreachable,
@@ -32,6 +33,8 @@ _TAIL = 2000
 
 #: For how many seconds a repr may wait for the cluster.
 _GLANCE = 1.0
+
+_AGAIN = "`job.result()` waits for it again."
 
 
 class Job:
@@ -87,7 +90,14 @@ class Job:
 
         Raises:
             TimeoutError: it has not ended after `timeout` seconds. The job goes on.
+            Detached: the wait was interrupted. The job goes on.
         """
+        with detaching(self.id, _AGAIN):
+            return self._wait(timeout, each)
+
+    def _wait(
+        self, timeout: float | None, each: Callable[[JobView], None] | None = None
+    ) -> JobView:
         give_up = None if timeout is None else time.monotonic() + timeout
         seen = -1
         while True:
@@ -108,8 +118,13 @@ class Job:
             JobFailed: with the cause, and the cell's own line for an error in the cell.
             JobCancelled: somebody cancelled it, or it was stopped by its policy.
             TimeoutError: after `timeout` seconds; the job goes on.
+            Detached: the wait was interrupted; the job goes on.
         """
-        view = self.wait(timeout)
+        with detaching(self.id, _AGAIN):
+            values = self._returned(self._wait(timeout))
+        return values
+
+    def _returned(self, view: JobView) -> dict[str, Any]:
         if view.state is JobState.FAILED:
             raise JobFailed(f"Job {self.id} failed.\n{failure_text(view.failures[-1], view.label)}")
         if view.state is JobState.CANCELLED:
@@ -126,7 +141,16 @@ class Job:
         return values
 
     def __await__(self) -> Generator[Any, None, dict[str, Any]]:
-        return asyncio.get_running_loop().run_in_executor(None, self.result).__await__()
+        return self._awaited().__await__()
+
+    async def _awaited(self) -> dict[str, Any]:
+        with detaching(self.id, "`job.result()` or `await job` waits for it again."):
+            while True:
+                try:
+                    # Not for long: a thread can't be cancelled, and the process's end awaits it.
+                    return await asyncio.to_thread(self.result, 2.0)
+                except TimeoutError:
+                    continue
 
     def logs(
         self, rank: int = 0, epoch: int | None = None, tail: int | None = None, follow: bool = False
@@ -140,7 +164,8 @@ class Job:
             follow: print what comes until the job has ended, and return nothing.
         """
         if follow:
-            logs.follow(self._client, self.id, rank, epoch)
+            with detaching(self.id, f"`%resilient logs {self.id} --follow` shows the rest."):
+                logs.follow(self._client, self.id, rank, epoch)
             return ""
         text = self.log_bytes(rank, epoch, 0 if tail is None else -(64 << 10)).decode(
             errors="replace"

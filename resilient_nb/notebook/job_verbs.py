@@ -18,6 +18,7 @@ from resilient_nb.core.model import JobState
 from resilient_nb.core.querying import FactsReport, JobRow, Query, parse_when
 from resilient_nb.core.recap import DeadReport
 from resilient_nb.core.views import JobView, WhyReport
+from resilient_nb.detached import detaching
 from resilient_nb.errors import InvalidRequest
 from resilient_nb.handles import Job
 from resilient_nb.notebook import (
@@ -86,7 +87,8 @@ def _cancel(arguments: Arguments) -> str:
     if before.final:
         return f"{job.id} has {before} already."
     job.cancel()
-    view = job.wait(load_settings().leave_grace + 10.0)
+    with detaching(job.id, f"It was asked to end; `show {job.id}` says when it has."):
+        view = job.wait(load_settings().leave_grace + 10.0)
     best = f" {view.reason}" if view.proposals else ""
     return f"{job.id} is {view.state} at step {view.step}.{best} `resume {view.run}` goes on."
 

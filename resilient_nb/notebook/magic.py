@@ -23,6 +23,7 @@ from resilient_nb.core.model import (
     Scaling,
     StopPolicy,
 )
+from resilient_nb.detached import Detached
 from resilient_nb.errors import ClusterUnreachable, InvalidRequest, ResilientError
 from resilient_nb.handles import Job, Run
 from resilient_nb.notebook.capture import (
@@ -138,8 +139,8 @@ class ResilientMagics(Magics):
     def _wait(self, job: Job, panel: LivePanel) -> None:
         try:
             job.wait()
-        except KeyboardInterrupt:
-            print(f"Detached: {job.id} goes on. `job.result()` waits for it again.")
+        except Detached as detached:
+            print(detached)
             return
         panel.join(5.0)
         self.pending.take(job)

@@ -38,7 +38,11 @@ _AGAIN = "`job.result()` waits for it again."
 
 
 class Job:
-    """A submitted cell. `await job` and `job.result()` give what `--out` named."""
+    """A submitted cell. `await job` and `job.result()` give what `--out` named.
+
+    Attributes:
+        on_result: also gets what the job returned: the notebook that waits for names of it.
+    """
 
     __resilient_nocapture__ = True
 
@@ -46,6 +50,7 @@ class Job:
         self.id = identity
         self._client = client
         self._view = view
+        self.on_result: Callable[[dict[str, Any]], None] | None = None
 
     def __repr__(self) -> str:
         try:
@@ -122,6 +127,8 @@ class Job:
         """
         with detaching(self.id, _AGAIN):
             values = self._returned(self._wait(timeout))
+        if self.on_result is not None:
+            self.on_result(values)
         return values
 
     def _returned(self, view: JobView) -> dict[str, Any]:

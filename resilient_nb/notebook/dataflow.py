@@ -77,9 +77,18 @@ def analyse(source: str, filename: str) -> CellNames:
     # __future__` may leak into the cell.
     code = compile(tree, filename, "exec", awaits, dont_inherit=True)
     _refuse_magics(tree)
+    return replace(names_in(tree.body), awaits=bool(code.co_flags & CO_COROUTINE))
+
+
+def names_in(body: Sequence[ast.AST]) -> CellNames:
+    """Find the names that statements need and make; whether they await is not looked at.
+
+    Raises:
+        InvalidRequest: if they are nested too deeply.
+    """
     try:
-        sure = Flow().run(tree.body)
-        usual = Flow(made_by_cell=frozenset(sure.assigns)).run(tree.body)
+        sure = Flow().run(body)
+        usual = Flow(made_by_cell=frozenset(sure.assigns)).run(body)
     except RecursionError as error:
         raise InvalidRequest(
             "The cell is nested too deeply to find the names that it uses. Split its longest "
@@ -95,7 +104,7 @@ def analyse(source: str, filename: str) -> CellNames:
         settled=sure.settled(),
         usually_settled=usual.settled(),
         uses_run="run" in sure.reads,
-        awaits=bool(code.co_flags & CO_COROUTINE),
+        awaits=False,
         open_ended=sure.imports_star or bool(sure.reads.keys() & _LOOKS_UP_BY_TEXT),
     )
 

@@ -14,7 +14,7 @@ _CATCHES_NAME_ERROR = frozenset({"NameError", "Exception", "BaseException"})
 class Flow(Reads):
     """The whole walk; see `Reads` for its two modes."""
 
-    def run(self, body: Sequence[ast.stmt]) -> Flow:
+    def run(self, body: Sequence[ast.AST]) -> Flow:
         """Walk the cell and return self."""
         self._block(body)
         return self

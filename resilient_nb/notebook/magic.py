@@ -98,7 +98,7 @@ class ResilientMagics(Magics):
         if not source.strip():
             raise InvalidRequest("The cell is empty: write what is to run below the magic's line.")
         names = _analyse(source, label).given(options.inputs)
-        self.pending.resolve(names.reads)
+        self.pending.resolve(names, options.name)
         captured = capture(names, self._shell.user_ns, options.out, measure=options.dry_run)
         if captured.missing:
             raise InvalidRequest(explain_missing(names, captured.missing, self._shell.user_ns))
@@ -143,7 +143,6 @@ class ResilientMagics(Magics):
             print(detached)
             return
         panel.join(5.0)
-        self.pending.take(job)
         job.result()
 
     def complete(self, line: str, cursor: int) -> list[str]:

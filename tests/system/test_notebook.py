@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -236,3 +237,36 @@ def test_a_cell_gets_what_another_returned_and_the_notebooks_own_value_stays(
     assert shown.text.strip() == "True"
     refused = kernel.run("%%resilient nets-third --after nets --in nat\nprint(nat)")
     assert "no job that nets-third waits for returns it (nets#1 returns net)" in refused.error
+
+
+def test_a_name_stays_pending_when_its_job_fails(kernel: Kernel, client: Client) -> None:
+    first = kernel.run("%%resilient gives --out answer --wait\nanswer = 'first'")
+    assert first.error == ""
+    failed = kernel.run("%%resilient gives-not --out answer\nanswer = 2\nraise ValueError('no')")
+    assert failed.error == ""
+    for _ in range(2):
+        assert "'answer' was to come from job gives-not#1" in kernel.run("print(answer)").error
+    assert kernel.run("answer = 'mine'\nprint(answer)").text == "mine\n"
+
+
+@pytest.mark.parametrize(
+    "wait", ["job.result()", "job.wait()", "await job", "%resilient logs held --follow"]
+)
+def test_an_interrupted_wait_is_one_line_and_the_result_comes_later(
+    kernel: Kernel, client: Client, tmp_path: Path, wait: str
+) -> None:
+    gate = tmp_path / "gate"
+    kernel.run(
+        "%%resilient held --out answer --hang-after never --resume never\n"
+        f"import os, time\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.01)\nanswer = 3"
+    )
+    kernel.run("def asked(): return answer")
+    provisioner = kernel.manager.provisioner
+    assert provisioner is not None
+    interrupt = os.kill, (provisioner.pid, signal.SIGINT)  # type: ignore[attr-defined]
+    threading.Timer(1.0, *interrupt).start()
+    interrupted = kernel.run(wait).error
+    assert "goes on" in interrupted, interrupted
+    assert len(interrupted.splitlines()) == 1, interrupted
+    gate.touch()
+    assert kernel.run("print(asked())").text == "3\n"

@@ -1,9 +1,8 @@
 """What a checkpoint holds of a rank: tracked objects, random numbers, and plain values.
 
 Tracked objects are those given to `run.track`, or, if there are none by the first step, the
-modules, optimizers, schedulers and scalers found among the cell's names. Plain values (numbers,
-strings, lists, dicts) that the loop has changed are found by themselves, so that a `history`
-list or a `best` loss goes on too; what the loop didn't change stays as the cell set it.
+modules, optimizers, schedulers and scalers found among the cell's names. Plain values that the loop
+has changed are found by themselves (see `plain`), so that a `history` list goes on, too.
 """
 
 from __future__ import annotations
@@ -15,23 +14,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from resilient_nb.errors import CannotStore, CheckpointError, InvalidRequest
+from resilient_nb.errors import CheckpointError, InvalidRequest
+from resilient_nb.rank.forms import refill
 from resilient_nb.rank.gradients import averages_itself, left_out
 from resilient_nb.rank.live import live_tensors
+from resilient_nb.rank.plain import LIMIT, PlainValues
 from resilient_nb.rank.randomness import random_state, set_random_state
 from resilient_nb.rank.segment import ALIGNMENT, aligned
-from resilient_nb.rank.sharded import is_sharded, local_of
+from resilient_nb.rank.sharded import local_of
 from resilient_nb.rank.snapshot import Copier, Part, Snapshot, Sources
 from resilient_nb.rank.stored import Stored
 from resilient_nb.rank.tensors import map_tensors, to_leaf, where_is
 from resilient_nb.rank.waiting import NAME, give_gradients, waiting_gradients
 from resilient_nb.storage.tree import Json, TensorLeaf, flatten
-
-_PLAIN = (
-    bool, int, float, complex, str, bytes, list, dict, tuple, set, type(None),
-)  # fmt: skip
-#: Plain values beyond this many characters (or bytes of tensors) are left alone (and said so).
-_PLAIN_LIMIT = 1 << 20
 
 
 class Tracker:
@@ -42,7 +37,7 @@ class Tracker:
         self._namespace = namespace
         self._note = note
         self._objects: dict[str, Any] = {}
-        self._baseline: dict[str, str] = {}
+        self._plain = PlainValues(namespace, note)
         self._copier = Copier()
 
     @property
@@ -128,7 +123,7 @@ class Tracker:
 
     def mark(self) -> None:
         """Remember plain values as they are before the first step."""
-        self._baseline = {name: _look(value) for name, value in self._plain().items()}
+        self._plain.mark(self._tracked())
 
     # --- out ----------------------------------------------------------------------------
 
@@ -151,9 +146,8 @@ class Tracker:
         for name, value in {**self._objects, **({NAME: gradients} if gradients else {})}.items():
             documents[name], found = flatten(_stand_ins(sources, name, value), name)
             leaves.update(found)
-        own: dict[str, Any] = {"random": random_state(), "plain": self._changed()}
-        own = map_tensors(own, to_leaf)
-        document, own_leaves = flatten(own, f"rank-{self._rank}")
+        own = {"random": random_state(), **self._plain.changed(self._tracked(), self.modules())}
+        document, own_leaves = flatten(map_tensors(own, to_leaf), f"rank-{self._rank}")
         parts = Part(leaves, documents), Part(own_leaves, {"state": document})
         return self._copier.copy(parts, sources, set() if at_once else self._steady())
 
@@ -162,7 +156,7 @@ class Tracker:
         sizes: list[int] = []
         for value in self._objects.values():
             map_tensors(_state_of(value), lambda tensor: sizes.append(local_of(tensor).nbytes))
-        self._copier.prepare(sum(aligned(size, size) + ALIGNMENT for size in sizes) + _PLAIN_LIMIT)
+        self._copier.prepare(sum(aligned(size, size) + ALIGNMENT for size in sizes) + LIMIT)
 
     def on_wait(self, told: Callable[[float], None]) -> None:
         """Have a function told for how many seconds each step waits for a snapshot."""
@@ -204,77 +198,15 @@ class Tracker:
         """Give back random numbers, gradients, and the plain values that the loop had changed."""
         give_gradients(self._objects, stored)
         own = stored.own()
-        for name, value in own["plain"].items():
-            old = self._namespace.get(name)
-            if type(old) is type(value) and isinstance(old, (list, dict)):
-                _refill(old, value)  # in place: other names may refer to it
-            else:
-                self._namespace[name] = value
+        self._plain.give_back(own)
         set_random_state(own["random"])
 
     def fill(self, stored: Stored) -> None:
         """Define names that a loop had made, for code after it: the loop itself is skipped."""
-        for name, value in stored.own()["plain"].items():
-            self._namespace.setdefault(name, value)
+        self._plain.define(stored.own())
 
-    # --- plain values -------------------------------------------------------------------
-
-    def _plain(self) -> dict[str, Any]:
-        tracked = {id(o) for o in self._objects.values()}
-        return {
-            name: value
-            for name, value in self._namespace.items()
-            if not name.startswith("_")
-            and not isinstance(value, nn.Parameter)
-            and not is_sharded(value)
-            and (type(value) in _PLAIN or isinstance(value, (np.generic, torch.Tensor)))
-            and id(value) not in tracked
-        }
-
-    def _changed(self) -> dict[str, Any]:
-        changed = {}
-        tracked = {id(t) for m in self.modules() for t in (*m.parameters(), *m.buffers())}
-        for name, value in self._plain().items():
-            is_tensor = isinstance(value, torch.Tensor)
-            if is_tensor and (value.nbytes > _PLAIN_LIMIT or value.layout is not torch.strided):
-                continue  # the loop's batch, as a rule
-            if _holds_any(value, tracked) or (
-                is_tensor and _look(value) == self._baseline.get(name)
-            ):
-                continue  # an optimizer's group, say: kept with what is tracked
-            try:
-                plain = map_tensors(value, _copied)
-                _, leaves = flatten(map_tensors(plain, to_leaf), "plain")
-            except (CannotStore, RecursionError, TypeError, RuntimeError):
-                if _look(value) != self._baseline.get(name):
-                    self._note(f"{name!r} holds more than plain values: not kept in checkpoints.")
-                continue
-            text, nbytes = _look(value), sum(leaf.array.nbytes for leaf in leaves.values())
-            # The repr of arrays is rounded: a list or dict with any always counts as changed.
-            held = not is_tensor and 0 < nbytes <= _PLAIN_LIMIT
-            if text == self._baseline.get(name) and not held:
-                continue
-            if len(text) + nbytes > _PLAIN_LIMIT:
-                self._note(f"{name!r} is too large to be kept unasked: run.track({name}={name}).")
-                continue
-            changed[name] = plain
-        return changed
-
-
-def _look(value: Any) -> str:
-    """Return a text that differs if a plain value, or a tensor by itself, has changed."""
-    if isinstance(value, torch.Tensor):
-        return f"tensor {id(value)} {value._version}"
-    return repr(value)
-
-
-def _holds_any(value: Any, tensors: set[int]) -> bool:
-    found: list[bool] = []
-    try:
-        map_tensors(value, lambda tensor: found.append(id(tensor) in tensors))
-    except RecursionError:
-        return False
-    return any(found)
+    def _tracked(self) -> set[int]:
+        return {id(value) for value in self._objects.values()}
 
 
 def _has_state(value: Any) -> bool:
@@ -286,12 +218,6 @@ def _has_state(value: Any) -> bool:
 def _is_stateless(value: Any) -> bool:
     """Losses such as CrossEntropyLoss are modules without any state."""
     return isinstance(value, nn.Module) and not value.state_dict()
-
-
-def _copied(tensor: torch.Tensor) -> torch.Tensor:
-    if is_sharded(tensor):
-        raise CannotStore("sharded tensors are kept if they are tracked")
-    return tensor.detach().cpu().clone()
 
 
 def _stand_ins(sources: Sources, name: str, value: Any) -> Any:
@@ -319,11 +245,6 @@ def _give_back(value: Any, state: Any) -> None:
     elif isinstance(value, np.ndarray):
         np.copyto(value, state, casting="no")
     elif isinstance(value, (list, dict)) and not hasattr(value, "load_state_dict"):
-        _refill(value, state)
+        refill(value, state)
     else:
         value.load_state_dict(state)
-
-
-def _refill(value: Any, content: Any) -> None:
-    value.clear()
-    (value.extend if isinstance(value, list) else value.update)(content)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -318,3 +318,34 @@ def test_a_cell_may_count_with_numpys_numbers(gang: Make) -> None:
     assert job.checkpoints[-1].step == 5
     assert job.samples[-1].total_steps == 5
     assert not [note for note in job.notes if "failed" in note]
+
+
+COUNTS_IN_COLLECTIONS = """
+import os, signal
+from collections import Counter, defaultdict, deque
+import numpy as np
+counts, rows, last, total = Counter(), defaultdict(lambda: [0]), deque(maxlen=3), np.zeros(2)
+for x in run.batches(np.arange(120), 4, epochs=1):
+    if run.step == {at}: os.kill(os.getpid(), signal.SIGKILL)
+    counts["seen"] += len(x)
+    rows[int(x[0]) % 3][0] += 1
+    last.append(int(x[0]))
+    total += float(x.sum())
+rows = dict(rows)
+"""
+
+
+def test_containers_of_a_killed_rank_go_on(gang: Make) -> None:
+    made = gang(COUNTS_IN_COLLECTIONS.format(at=18), interval=Interval(steps=5),
+                out=("counts", "rows", "last", "total"))  # fmt: skip
+    made.begin([1])
+    [end] = made.ended()
+    assert (end.signal, end.step) == (signal.SIGKILL, 18), end
+    made.source = COUNTS_IN_COLLECTIONS.format(at=-1)
+    made.begin([1])
+    assert outcomes(made) == [("finished", 30)]
+    found = returned(made)
+    assert found["total"].tolist() == [sum(range(120))] * 2
+    del found["total"]
+    assert found == {"counts": {"seen": 120}, "rows": {0: [10], 1: [10], 2: [10]},
+                     "last": deque([108, 112, 116])}  # fmt: skip

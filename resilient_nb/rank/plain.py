@@ -40,6 +40,7 @@ class PlainValues:
         self._note = note
         self._baseline: dict[str, str] = {}
         self._factories: frozenset[str] = frozenset()  # defaultdicts that the cell makes itself
+        self._attributes: dict[str, dict[str, Any]] = {}
         self._told: set[str] = set()
 
     def mark(self, tracked: set[int]) -> None:
@@ -47,6 +48,7 @@ class PlainValues:
         found = self._found(tracked)
         self._baseline = {name: _look(value)[0] for name, value in found.items()}
         self._factories = frozenset(n for n, v in found.items() if hasattr(v, "default_factory"))
+        self._attributes = {n: _attributes(v) for n, v in self._objects(tracked).items()}
 
     def changed(self, tracked: set[int], modules: Iterable[nn.Module]) -> dict[str, Any]:
         """Return what a state document has of values that the loop has changed.
@@ -101,6 +103,20 @@ class PlainValues:
         for name, value in _given(own).items():
             self._namespace.setdefault(name, value)
 
+    def tell_of_objects(self, tracked: set[int]) -> None:
+        """Name objects of the cell's own classes that have changed: nothing keeps them."""
+        for name, value in self._objects(tracked).items():
+            if name not in self._attributes or _attributes(value) == self._attributes[name]:
+                continue
+            track = f"run.track({name}={name})"
+            if not (hasattr(value, "state_dict") and hasattr(value, "load_state_dict")):
+                track += " needs state_dict() and load_state_dict(), or keep its numbers in a dict"
+            self._tell(
+                name,
+                f"({type(value).__name__}) changes in the loop and isn't kept in checkpoints: "
+                f"{track}.",
+            )
+
     def _tell(self, name: str, text: str) -> None:
         if name not in self._told:
             self._told.add(name)
@@ -114,6 +130,18 @@ class PlainValues:
             and not isinstance(value, nn.Parameter)
             and not is_sharded(value)
             and (type(value) in _PLAIN or isinstance(value, (np.generic, torch.Tensor)))
+            and id(value) not in tracked
+        }
+
+    def _objects(self, tracked: set[int]) -> dict[str, Any]:
+        """Return objects of classes that the notebook or the cell defines."""
+        kinds = (type, nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler)
+        return {
+            name: value
+            for name, value in self._namespace.items()
+            if not name.startswith("_")
+            and type(value).__module__ == "__main__"
+            and not isinstance(value, kinds)
             and id(value) not in tracked
         }
 
@@ -139,6 +167,17 @@ def _look(value: Any) -> tuple[str, list[Any]]:
         return repr(spread(value, look, [])), leaves
     except RecursionError:
         return repr(value), leaves
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    """Return an object's own numbers and strings, and how long its own containers are."""
+    found: dict[str, Any] = {}
+    for name, attribute in getattr(value, "__dict__", {}).items():
+        if type(attribute) in _SCALARS or isinstance(attribute, np.generic):
+            found[name] = attribute
+        elif type(attribute) in CONTAINERS:
+            found[name] = len(attribute)
+    return found
 
 
 def _given(own: dict[str, Any]) -> dict[str, Any]:

@@ -148,6 +148,8 @@ class Tracker:
             leaves.update(found)
         own = {"random": random_state(), **self._plain.changed(self._tracked(), self.modules())}
         document, own_leaves = flatten(map_tensors(own, to_leaf), f"rank-{self._rank}")
+        if not self._rank:
+            self._plain.tell_of_objects(self._tracked())
         parts = Part(leaves, documents), Part(own_leaves, {"state": document})
         return self._copier.copy(parts, sources, set() if at_once else self._steady())
 

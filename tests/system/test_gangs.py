@@ -325,12 +325,16 @@ import os, signal
 from collections import Counter, defaultdict, deque
 import numpy as np
 counts, rows, last, total = Counter(), defaultdict(lambda: [0]), deque(maxlen=3), np.zeros(2)
+class Meter:
+    sum = 0
+meter = Meter()
 for x in run.batches(np.arange(120), 4, epochs=1):
     if run.step == {at}: os.kill(os.getpid(), signal.SIGKILL)
     counts["seen"] += len(x)
     rows[int(x[0]) % 3][0] += 1
     last.append(int(x[0]))
     total += float(x.sum())
+    meter.sum += 1
 rows = dict(rows)
 """
 
@@ -341,6 +345,7 @@ def test_containers_of_a_killed_rank_go_on(gang: Make) -> None:
     made.begin([1])
     [end] = made.ended()
     assert (end.signal, end.step) == (signal.SIGKILL, 18), end
+    assert len([note for note in made.notes if "'meter' (Meter) changes" in note]) == 1
     made.source = COUNTS_IN_COLLECTIONS.format(at=-1)
     made.begin([1])
     assert outcomes(made) == [("finished", 30)]

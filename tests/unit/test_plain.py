@@ -234,3 +234,52 @@ def test_an_inference_tensor_is_kept(shelf: Shelf) -> None:
     with torch.inference_mode():
         names["x"] = torch.ones(2)
     assert shelf.write(tracker.snapshot()).own()["plain"]["x"].tolist() == [1, 1]
+
+
+# --- objects ---
+
+
+class Meter:
+    __module__ = "__main__"  # as that of a class which the notebook or the cell defines
+
+    def __init__(self) -> None:
+        self.sum, self.values, self.name = 0.0, [0.0], "loss"
+
+    def __repr__(self) -> str:
+        raise AssertionError("nobody may ask")
+
+    def update(self, value: float) -> None:
+        self.sum += value
+
+
+class Saved(Meter):
+    __module__ = "__main__"
+
+    def update(self, value: float) -> None:
+        self.values.append(value)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"values": self.values}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.values = state["values"]
+
+
+def test_objects_that_change_but_arent_kept_are_named_once(shelf: Shelf) -> None:
+    names = {"meter": Meter(), "idle": Meter(), "saved": Saved(), "kept": Saved(), "_own": Meter()}
+    tracker = a_tracker(names, shelf.notes)
+    tracker.add("kept", names["kept"])
+    tracker.mark()
+    shelf.write(tracker.snapshot())
+    assert shelf.notes == []
+    names["new"] = Meter()  # made by the loop: in each turn anew, as a rule
+    for step in (40, 60):
+        for name in ("meter", "saved", "kept", "_own", "new"):
+            names[name].update(1.0)
+        shelf.write(tracker.snapshot(), step)
+    why = "changes in the loop and isn't kept in checkpoints: run.track"
+    assert shelf.notes == [
+        f"'meter' (Meter) {why}(meter=meter) needs state_dict() and load_state_dict(), or keep its "
+        "numbers in a dict.",
+        f"'saved' (Saved) {why}(saved=saved).",
+    ]

@@ -99,6 +99,12 @@ class CannotStore(CheckpointError):
     code = "cannot-store"
 
 
+class StateMismatch(CheckpointError):
+    """A checkpoint's state is none for what the cell tracks, and never will be."""
+
+    code = "state-mismatch"
+
+
 class CorruptCheckpoint(CheckpointError):
     """A stored value doesn't match its digest; the message names it.
 

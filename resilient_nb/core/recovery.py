@@ -50,6 +50,7 @@ PERMANENT_ERRORS = frozenset(
         "ModuleNotFoundError",
         "NameError",
         "NotImplementedError",
+        "StateMismatch",
         "SyntaxError",
         "TypeError",
         "UnboundLocalError",

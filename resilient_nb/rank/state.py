@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from resilient_nb.errors import CheckpointError, InvalidRequest
+from resilient_nb.errors import InvalidRequest, StateMismatch
 from resilient_nb.rank.forms import refill
 from resilient_nb.rank.gradients import averages_itself, left_out
 from resilient_nb.rank.live import live_tensors
@@ -183,14 +183,16 @@ class Tracker:
         """Give tracked objects the state they had.
 
         Raises:
-            CheckpointError: the checkpoint lacks one, or its state doesn't fit the object.
+            StateMismatch: the checkpoint lacks one, or its state doesn't fit the object.
         """
         for name in self._objects if names is None else names:
             value = self._objects[name]
             try:
                 _give_back(value, stored.state(name, live_tensors(value, name)))
             except (RuntimeError, ValueError, KeyError, TypeError) as error:
-                raise CheckpointError(
+                if _lacks_memory(error):
+                    raise
+                raise StateMismatch(
                     f"The state of {name!r} in checkpoint {stored.id} doesn't fit this cell's "
                     f"{name!r}: {error}. If you changed it on purpose, start over with "
                     "--resume never."
@@ -249,4 +251,23 @@ def _give_back(value: Any, state: Any) -> None:
     elif isinstance(value, (list, dict)) and not hasattr(value, "load_state_dict"):
         refill(value, state)
     else:
-        value.load_state_dict(state)
+        try:
+            value.load_state_dict(state)
+        finally:  # what torch says of it is no more than `KeyError: 'step'`
+            if isinstance(value, torch.optim.Optimizer):
+                _check_groups(value)
+
+
+def _check_groups(optimizer: torch.optim.Optimizer) -> None:
+    """Torch takes another class's groups as they are, and fails in the first step, if at all."""
+    for group in optimizer.param_groups:
+        # What a newer torch has added, the optimizer has set itself.
+        if lacking := [name for name in optimizer.defaults if name not in group]:
+            raise ValueError(
+                f"{type(optimizer).__name__} needs {', '.join(lacking)} in its groups, and these "
+                f"have only {', '.join(name for name in group if name != 'params')}"
+            )
+
+
+def _lacks_memory(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)

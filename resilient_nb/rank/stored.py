@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from resilient_nb.errors import CheckpointError
+from resilient_nb.errors import StateMismatch
 from resilient_nb.rank.around import Course
 from resilient_nb.rank.live import Live
 from resilient_nb.rank.sharded import is_sharded, like, local_of, part_of
@@ -64,10 +64,13 @@ class Stored:
             name: of the tracked object.
             live: what is there of it. Tensors of the same shape and dtype are filled, and are
                 themselves in what is returned; sharded ones come back sharded.
+
+        Raises:
+            StateMismatch: there is no object of this name.
         """
         document = self._mine.get("documents", {}).get(name, self._shared.get(name))
         if document is None:
-            raise CheckpointError(
+            raise StateMismatch(
                 f"Checkpoint {self.id} has no {name!r}, only: "
                 f"{', '.join(self._shared) or 'nothing'}. Track the "
                 "same names, or start over with --resume never."

@@ -14,6 +14,7 @@ from gangs import Gang, Supervised
 
 from cells import train
 from resilient_nb.core.model import Interval
+from resilient_nb.core.recovery import PERMANENT_ERRORS
 from resilient_nb.errors import KeyMissing
 from resilient_nb.interchange.files import Wanted
 from resilient_nb.interchange.importing import Target, write_import
@@ -203,6 +204,7 @@ def test_an_import_that_doesnt_fit_its_object_is_an_error(
     [end] = gang.ended()
     assert end.error is not None
     assert "doesn't fit this cell's 'model'" in end.error.message
+    assert end.error.type in PERMANENT_ERRORS  # no retry could pass
 
 
 def test_unchanged_tensors_of_an_import_are_not_written_again(

@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 from resilient_nb.core.names import checkpoint_id
-from resilient_nb.errors import CannotStore, CheckpointError, InvalidRequest
+from resilient_nb.errors import CannotStore, InvalidRequest, StateMismatch
 from resilient_nb.rank.saver import Request
 from resilient_nb.rank.state import Tracker
 from resilient_nb.rank.stored import Stored
 from resilient_nb.storage.opening import open_checkpoint
 from resilient_nb.wire.orders import CheckpointWritten
-from tests.unit.shelf import POSITION, Shelf, a_tracker
+from tests.unit.shelf import POSITION, Shelf, a_tracker, tracking
 
 
 @pytest.fixture
@@ -260,9 +260,62 @@ def test_a_state_that_doesnt_fit_says_what_to_do(shelf: Shelf) -> None:
     stored = shelf.write(tracker.snapshot())
     other = a_tracker()
     other.add("model", nn.Linear(3, 2))
-    with pytest.raises(CheckpointError, match=r"'model' in checkpoint digits/00000020-e1 doesn't"):
+    with pytest.raises(StateMismatch, match=r"'model' in checkpoint digits/00000020-e1 doesn't"):
         other.restore(stored)
     missing = a_tracker()
     missing.add("net", nn.Linear(2, 2))
-    with pytest.raises(CheckpointError, match=r"has no 'net'.* model"):
+    with pytest.raises(StateMismatch, match=r"has no 'net'.* model"):
         missing.restore(stored)
+
+
+OPTIMIZERS = {
+    "SGD": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+    "Adam": lambda p: torch.optim.Adam(p, lr=0.1),
+    "AdamW": lambda p: torch.optim.AdamW(p, lr=0.1),
+}
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "what"),
+    [
+        ("SGD", "Adam", "Adam needs betas, eps.* and these have only lr, momentum"),
+        ("Adam", "SGD", "SGD needs momentum, dampening.* and these have only lr, betas"),
+        ("Adam", "AdamW", None),
+        ("SGD", "SGD", None),
+    ],
+)
+def test_the_state_of_another_optimizer_doesnt_fit(
+    shelf: Shelf, was: str, now: str, what: str | None
+) -> None:
+    model = nn.Linear(2, 2)
+    old, new = OPTIMIZERS[was](model.parameters()), OPTIMIZERS[now](model.parameters())
+    model(torch.ones(1, 2)).sum().backward()
+    old.step()
+    stored = shelf.write(tracking(opt=old).snapshot())
+    tracker = tracking(opt=new)
+    if what is None:
+        tracker.restore(stored)
+        new.step()
+    else:
+        with pytest.raises(
+            StateMismatch, match=rf"'opt' in.* doesn't fit.*: {what}.*--resume never"
+        ):
+            tracker.restore(stored)
+
+
+def test_what_an_older_torch_has_stored_of_an_optimizer_fits(shelf: Shelf) -> None:
+    model = nn.Linear(2, 2)
+    old = torch.optim.Adam(model.parameters())
+    del old.param_groups[0]["decoupled_weight_decay"], old.param_groups[0]["fused"]
+    stored = shelf.write(tracking(opt=old).snapshot())
+    tracking(opt=torch.optim.Adam(model.parameters())).restore(stored)
+
+
+def test_that_memory_is_short_is_no_misfit(shelf: Shelf) -> None:
+    class Full(nn.Linear):
+        def load_state_dict(self, *_: Any, **__: Any) -> Any:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    stored = shelf.write(tracking(model=nn.Linear(1, 1)).snapshot())
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        tracking(model=Full(1, 1)).restore(stored)

@@ -65,7 +65,7 @@ class PlainValues:
             if any(isinstance(leaf, torch.Tensor) and _memory(leaf) in memory for leaf in leaves):
                 continue  # an optimizer's group, say: kept with what is tracked
             alone = isinstance(value, (torch.Tensor, np.ndarray))
-            nbytes = sum(leaf.nbytes for leaf in leaves)
+            nbytes = sum(map(_nbytes, leaves))
             if alone and (nbytes > LIMIT or not _is_dense(value)):
                 continue  # the loop's batch, as a rule
             # Of leaves in it the text says only which they are: with any it counts as changed.
@@ -190,6 +190,13 @@ def _memory(tensor: torch.Tensor) -> int:
     try:
         return local_of(tensor).untyped_storage().data_ptr()
     except (RuntimeError, ValueError):  # a sparse one, or one that has no shape yet
+        return 0
+
+
+def _nbytes(leaf: Any) -> int:
+    try:
+        return int(leaf.nbytes)
+    except RuntimeError:  # a sparse one: it can't be kept anyway
         return 0
 
 

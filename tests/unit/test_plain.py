@@ -236,6 +236,13 @@ def test_an_inference_tensor_is_kept(shelf: Shelf) -> None:
     assert shelf.write(tracker.snapshot()).own()["plain"]["x"].tolist() == [1, 1]
 
 
+def test_tensors_without_plain_bytes_are_left_out(shelf: Shelf) -> None:
+    sparse = torch.eye(3).to_sparse()
+    found = changed(shelf, {}, {"batch": sparse, "kept": [sparse], "n": 1})
+    assert found == {"n": 1}
+    assert shelf.notes == ["'kept' holds more than plain values: not kept in checkpoints."]
+
+
 # --- objects ---
 
 

@@ -316,7 +316,8 @@ class Run:
 
         Args:
             keep: "5" (the last), "last=5,every=1000,best=3:loss", "all" or "auto"; None for the
-                rule that the run's newest job was submitted with.
+                rule that the run's newest job was submitted with; if that is "auto", nothing is
+                dropped while the store has room.
             dry_run: drop nothing, only say what would be dropped.
         """
         rule = None if keep is None else parse_keep(keep)

@@ -313,7 +313,7 @@ class Dispatcher:
         if text:
             self._checks[job.id] = (engine.now() + _CHECK_AGAIN, text)
             self.stale = True
-            if lacks_room(engine.world, job, engine.hosts.store_free()):
+            if lacks_room(engine.world, job.run, engine.hosts.store_free()):
                 engine.keeping.lacks_room(job)
         else:
             self._checks.pop(job.id, None)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from resilient_nb.control.preflight import lacks_room
 from resilient_nb.core import events as ev
 from resilient_nb.core.chaos import is_drill
 from resilient_nb.core.model import Injection, Job, Keep, Thinning
@@ -84,12 +85,20 @@ class Keeping:
             self._among.add(job.run)
 
     def retain(self, name: str, keep: Keep | None, dry_run: bool) -> RetentionReport:
-        """Apply a rule to a run now (its own if None), or say what would become of it."""
-        keep = rule_of(self._engine.world, name) if keep is None else keep
-        found = fates(self._engine.world, name, keep)
+        """Apply a rule to a run now (its own if None), or say what would become of it.
+
+        A run's own rule that waits for a full store waits here, too.
+        """
+        world, asked = self._engine.world, keep is not None
+        keep = rule_of(world, name) if keep is None else keep
+        rows = tuple(map(_row, fates(world, name, keep)))
+        report = RetentionReport(name, str(keep), dry_run, rows)
+        waits = keep.thinning is Thinning.FULL and not asked
+        if waits and not lacks_room(world, name, self._engine.hosts.store_free()):
+            return _spared(report)
         if not dry_run:
             self._drop(name, keep, f"retain {keep}")
-        return RetentionReport(name, str(keep), dry_run, tuple(map(_row, found)))
+        return report
 
     def _make_room(self, job: Job) -> None:
         """Thin a job's run and sweep everything; the job is told what that freed."""
@@ -141,6 +150,22 @@ class Keeping:
             if nbytes and name in self._engine.world.open:
                 self._engine.live.note(name, f"Freed {nbytes / (1 << 20):,.1f} MiB of the store.")
                 self._engine.changed(name)
+
+
+def _spared(report: RetentionReport) -> RetentionReport:
+    """Return what a rule that waits for a full store makes of a run while there is room."""
+    if all(row.kept for row in report.checkpoints):
+        return report
+    rows = tuple(
+        row if row.kept else replace(row, kept=True, reasons=("the store has room",))
+        for row in report.checkpoints
+    )
+    hint = (
+        f"The rule {report.rule} drops checkpoints when the store is full, and it has room. Drop "
+        f"some anyway: %resilient retain {report.run} --keep 3 (--keep {report.rule}: those that "
+        "would go if it were full)."
+    )
+    return replace(report, checkpoints=rows, hint=hint)
 
 
 def _row(fate: Fate) -> RetentionRow:

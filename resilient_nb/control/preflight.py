@@ -69,21 +69,21 @@ def missing(
                 f"Input {name} ({read.place}), which the cell of {job.id} reads, isn't there "
                 f"({why}): put it back, and the job starts; or cancel it."
             )
-    if store_free is not None and lacks_room(world, job, store_free):
+    if store_free is not None and lacks_room(world, job.run, store_free):
         return (
             f"The store has {store_free >> 20} MiB free; checkpoints of {job.run} need "
-            f"{_need(world, job) >> 20} MiB: free some space, or have runs keep fewer checkpoints "
+            f"{_need(world, job.run) >> 20} MiB: free some space, or have runs keep fewer checkpoints "
             "(%resilient retain RUN --keep 1)."
         )
     return ""
 
 
-def lacks_room(world: World, job: Job, store_free: int | None) -> bool:
-    """Whether the store has too little room for what a job will write, as far as is known."""
-    return store_free is not None and store_free < _need(world, job)
+def lacks_room(world: World, run: str, store_free: int | None) -> bool:
+    """Whether the store has too little room for what a run will write, as far as is known."""
+    return store_free is not None and store_free < _need(world, run)
 
 
-def _need(world: World, job: Job) -> int:
+def _need(world: World, run: str) -> int:
     """Two checkpoints: the last one stays until the next is committed."""
-    head = world.runs[job.run].head
+    head = world.runs[run].head
     return max(_LEAST_FREE, 2 * world.checkpoint(head).nbytes if head is not None else 0)

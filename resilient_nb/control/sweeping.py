@@ -63,7 +63,10 @@ class Sweeping:
         self._engine.set_alert("sweep", text)
 
     async def retain(self, decide: Callable[[], RetentionReport]) -> RetentionReport:
-        """Have checkpoints dropped (or not, in a dry run) and say how many bytes that frees."""
+        """Have checkpoints dropped (or not, in a dry run) and say how many bytes that frees.
+
+        Only those of tensors are counted, as they are where a run's checkpoints are listed.
+        """
         async with self._lock:  # else a sweep could free it before it is measured
             report = decide()
             gone = [row.id for row in report.checkpoints if not row.kept]
@@ -72,7 +75,7 @@ class Sweeping:
                 freed = await asyncio.to_thread(self._measure, facts, gone)
             except (ResilientError, OSError) as error:
                 return replace(report, note=str(error))
-            return replace(report, freed=freed.nbytes)
+            return replace(report, freed=freed.tensors)
 
     def close(self) -> None:
         """Have a sweep that is under way end soon; the next scheduler goes on."""

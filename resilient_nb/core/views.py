@@ -238,8 +238,9 @@ class RetentionRow:
 class RetentionReport:
     """What a rule made of a run's checkpoints (or would make of them, if it was a dry run).
 
-    `freed` is how many bytes of the store become free: less than those of the dropped checkpoints
-    where others share their tensors. It is None if that couldn't be found out; `note` says why.
+    `freed` is how many bytes of tensors the store loses: less than those of the dropped checkpoints
+    where others share them. It is None if that couldn't be found out; `note` says why. `hint` says
+    why the rule itself drops nothing now, and how to drop some anyway.
     """
 
     run: str
@@ -248,6 +249,7 @@ class RetentionReport:
     checkpoints: tuple[RetentionRow, ...]
     freed: int | None = None
     note: str = ""
+    hint: str = ""
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,8 @@ def _report(report: RetentionReport, moment: Moment) -> list[Block]:
     blocks: list[Block] = [Head(f"run {report.run}", facts=tuple(facts))]
     if report.note:
         blocks.append(Note("How much that frees isn't known:", report.note, "bad"))
+    if report.hint:
+        blocks.append(Note("Nothing is dropped now.", report.hint, "off"))
     if not report.checkpoints:
         blocks.append(Note("No checkpoints of its own.", "", "off"))
     title = "Would be dropped" if report.dry_run else "Dropped"

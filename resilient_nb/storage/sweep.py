@@ -98,10 +98,11 @@ def references(store: ObjectStore, identity: str) -> Iterable[Array]:
 
 @dataclass(frozen=True)
 class Swept:
-    """How much was removed, or would be."""
+    """How much was removed, or would be; `tensors` are the bytes without documents and metadata."""
 
     objects: int = 0
     nbytes: int = 0
+    tensors: int = 0
 
 
 @dataclass
@@ -219,4 +220,5 @@ def _below(key: str, arrays: Set[str]) -> bool:
 
 
 def _sum(entries: Collection[Entry]) -> Swept:
-    return Swept(len(entries), sum(entry.size for entry in entries))
+    tensors = sum(e.size for e in entries if e.key.rpartition("/")[2] != "zarr.json")
+    return Swept(len(entries), sum(entry.size for entry in entries), tensors)

@@ -299,7 +299,8 @@ class Import:
 class Retain:
     """Drop the checkpoints of a run that a rule doesn't keep. Answered by a `RetentionReport`.
 
-    Without a rule it is that of the run's newest job. `dry_run` drops nothing.
+    Without a rule it is that of the run's newest job; one that waits for a full store drops nothing
+    while there is room. `dry_run` drops nothing.
     """
 
     run: str

@@ -641,10 +641,33 @@ def test_retain_without_a_rule_uses_the_runs(desk: Desk) -> None:
     desk.begin(KEEP_AUTO)
     for step in range(20, 140, 20):
         desk.commit(step)
+    desk.report(slots=8, store_free=1 << 20)
     assert desk.ask(rq.Retain("digits")).rule == "auto"
     assert desk.steps == [80, 100, 120]
     assert desk.ask(rq.Retain("digits", KEEP_ALL)).rule == "all"
     assert desk.steps == [80, 100, 120]
+
+
+@pytest.mark.parametrize("free", [None, 1 << 40])
+def test_a_rule_that_waits_for_a_full_store_drops_nothing_while_there_is_room(
+    desk: Desk, free: int | None
+) -> None:
+    desk.begin(KEEP_AUTO)
+    for step in range(20, 140, 20):
+        desk.commit(step)
+    desk.report(slots=8, store_free=free)
+    for dry_run in (True, False):
+        report = desk.ask(rq.Retain("digits", dry_run=dry_run))
+        assert all(row.kept for row in report.checkpoints)
+        assert report.checkpoints[0].reasons == ("the store has room",)
+        assert "%resilient retain digits --keep 3" in report.hint
+    assert len(desk.steps) == 6
+    shown = retention_text(report, moment=Moment(0.0))
+    assert "dropped 0 of 6 checkpoints" in shown
+    assert "! Nothing is dropped now. The rule auto drops checkpoints when the store is" in shown
+    assert desk.ask(rq.Retain("digits", KEEP_AUTO)).hint == ""
+    assert desk.steps == [80, 100, 120]
+    assert desk.ask(rq.Retain("digits")).hint == ""  # it would drop none of these
 
 
 def test_only_the_owner_drops_but_anybody_may_look(desk: Desk) -> None:

@@ -686,7 +686,8 @@ def test_retain_says_how_much_it_frees(desk: Desk) -> None:
         return asyncio.run(desk.sweeping.retain(lambda: desk.commands(request, "ada")))
 
     dry = ask(True)
-    assert 2 * 360_000 < dry.freed < 2 * 360_000 + 20_000  # model/a is still needed
+    # model/a is still needed; documents aren't counted, as little as in a list of checkpoints.
+    assert 2 * 360_000 <= dry.freed < 2 * 360_000 + 100
     assert all(map(desk.there, ids))
     done = ask(False)
     assert (done.freed, done.note) == (dry.freed, "")

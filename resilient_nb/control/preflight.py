@@ -72,8 +72,8 @@ def missing(
     if store_free is not None and lacks_room(world, job.run, store_free):
         return (
             f"The store has {store_free >> 20} MiB free; checkpoints of {job.run} need "
-            f"{_need(world, job.run) >> 20} MiB: free some space, or have runs keep fewer checkpoints "
-            "(%resilient retain RUN --keep 1)."
+            f"{_need(world, job.run) >> 20} MiB: free some space, or have runs keep fewer "
+            "checkpoints (%resilient retain RUN --keep 1)."
         )
     return ""
 

@@ -130,7 +130,7 @@ class Submitting:
             target = _in_run(world, run, request.resume)
             return [ev.HeadMoved(now, name, target.id)], f"Goes on from step {target.step}."
         if run.head is None:
-            return [], ""
+            return [], _beginning(run)
         head = world.checkpoint(run.head)
         if head.run == name and _is_end(world, head):
             text = f"{head.job} had finished: {over}; earlier checkpoints are kept."
@@ -147,6 +147,17 @@ class Submitting:
         check_idle(world, run)
         events: list[ev.Event] = [ev.HeadMoved(self._engine.now(), run.name, origin.id)]
         return events, f"Starts over from {ref}; earlier checkpoints are kept."
+
+
+def _beginning(run: Run) -> str:
+    """Return what to tell of a run whose head is none although it has checkpoints."""
+    if not run.checkpoints:
+        return ""
+    newest = list(run.checkpoints.values())[-1]
+    before = f", as {run.jobs[-1]} did, which made no checkpoint" if run.jobs else ""
+    return (
+        f"Starts at the beginning{before}; `--resume {run.name}@{newest.step}` goes on from there."
+    )
 
 
 def _free_name(world: World) -> str:

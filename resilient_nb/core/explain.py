@@ -61,6 +61,23 @@ def retry_command(job: Job) -> str:
     return f"%resilient retry {job.run}{anyway}"
 
 
+def headless(run: str, job: str, active: bool, step: int) -> str:
+    """Return why a run that has checkpoints has none at its head, and what to do.
+
+    Args:
+        run: its name.
+        job: its newest job.
+        active: whether that goes on; no head can be moved then.
+        step: of the newest checkpoint.
+    """
+    ref, yet = f"{run}@{step}", " yet" if active else ""
+    way = "" if active else f", or `%resilient rollback {ref}` to go on from there"
+    return (
+        f"{job} started over and has no checkpoint{yet}; the newest of before is {ref}: "
+        f"load {ref}{way}."
+    )
+
+
 def _time(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.1f} s"

@@ -5,6 +5,7 @@ Each raises `UnknownName` for a name that nothing has, and says what there is.
 
 from __future__ import annotations
 
+from resilient_nb.core.explain import headless
 from resilient_nb.core.model import Checkpoint, Job, Run
 from resilient_nb.core.names import check_name, job_id, parse_reference, split_job
 from resilient_nb.core.world import World
@@ -52,7 +53,7 @@ def checkpoint(world: World, text: str) -> Checkpoint:
         return world.checkpoint(found.tags[ref.tag])
     if ref.step is None:
         if found.head is None:
-            raise UnknownName(f"Run {found.name} has no checkpoint at its head.")
+            raise UnknownName(_no_head(world, found))
         return world.checkpoint(found.head)
     steps = [c for c in found.checkpoints.values() if c.step == ref.step]
     of_step = [c for c in lineage(world, found) if c.step == ref.step] or steps[-1:]
@@ -60,6 +61,14 @@ def checkpoint(world: World, text: str) -> Checkpoint:
         have = ", ".join(str(c.step) for c in list(found.checkpoints.values())[-12:]) or "none"
         raise UnknownName(f"Run {found.name} has no checkpoint at step {ref.step}; it has {have}.")
     return of_step[0]
+
+
+def _no_head(world: World, found: Run) -> str:
+    if not found.checkpoints:
+        return f"Run {found.name} has no checkpoint yet."
+    newest = list(found.checkpoints.values())[-1]
+    job = found.jobs[-1] if found.jobs else f"Run {found.name}"
+    return headless(found.name, job, world.active_job(found.name) is not None, newest.step)
 
 
 def lineage(world: World, of: Run) -> list[Checkpoint]:

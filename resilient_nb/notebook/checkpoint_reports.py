@@ -42,7 +42,7 @@ def _runs(views: Sequence[RunView], moment: Moment) -> list[Block]:
         return [Note("No runs.", "Begin a cell with %%resilient NAME to make one.", "off")]
     blocks: list[Block] = []
     for family in families(views):
-        blocks += [run_head(view, moment) for view in family]
+        blocks += [block for view in family for block in run_head(view, moment)]
         checkpoints = [c for view in family for c in view.checkpoints]
         bare = {v.name: v.forked_from for v in family if v.forked_from and not v.checkpoints}
         if checkpoints:

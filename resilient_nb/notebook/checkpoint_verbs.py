@@ -36,7 +36,7 @@ def _resume(arguments: Arguments) -> str:
     at = arguments.get("at")
     point = None if at is None else str(at).partition("@")[2]
     job = Run(connection.current(), str(arguments["run"])).resume(point)
-    return f"{job.id} goes on from step {job.view.step}."
+    return f"{job.id} {words.begins(job.view.step)}."
 
 
 def _rollback(arguments: Arguments) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from resilient_nb import connection
 from resilient_nb.config import load_settings
 from resilient_nb.core.chaos import ChaosReport
+from resilient_nb.core.explain import headless
 from resilient_nb.core.model import JobState
 from resilient_nb.core.querying import FactsReport, JobRow, Query, parse_when
 from resilient_nb.core.recap import DeadReport
@@ -90,7 +91,11 @@ def _cancel(arguments: Arguments) -> str:
     with detaching(job.id, f"It was asked to end; `show {job.id}` says when it has."):
         view = job.wait(load_settings().leave_grace + 10.0)
     best = f" {view.reason}" if view.proposals else ""
-    return f"{job.id} is {view.state} at step {view.step}.{best} `resume {view.run}` goes on."
+    run = job.run.view
+    way = f"`resume {view.run}` goes on."
+    if run.head is None and run.checkpoints:
+        way = headless(run.name, job.id, False, run.checkpoints[-1].step)
+    return f"{job.id} is {view.state} at step {view.step}.{best} {way}"
 
 
 def _restart(arguments: Arguments) -> Rich[JobView]:
@@ -116,7 +121,7 @@ def _retry(arguments: Arguments) -> Rich[JobView]:
         memory=arguments.get("memory") or 0,
         on_nan=arguments.get("on_nan"),
     )
-    text = f"{again.id} goes on from step {again.view.step}."
+    text = f"{again.id} {words.begins(again.view.step)}."
     if again.id == before.id or again.view.state is JobState.QUEUED:
         text = f"{text[:-1]} as soon as it is its turn: {again.why().reason}"
     return Rich(text, f"<p>{escape(text)}</p>", again.view)

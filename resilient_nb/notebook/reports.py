@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from resilient_nb.core.explain import headless
 from resilient_nb.core.views import CheckpointView, ClusterView, JobView, RunView
 from resilient_nb.notebook import words
 from resilient_nb.notebook.blocks import Block, Column, Head, Items, Note, Table, to_html, to_text
@@ -89,17 +90,23 @@ def checkpoint_rows(
     return Table("", tuple(heads), tuple(rows))
 
 
-def run_head(view: RunView, moment: Moment) -> Head:
+def run_head(view: RunView, moment: Moment) -> list[Block]:
     """Return what is said of a run above its checkpoints."""
     own = any(c.is_head for c in view.checkpoints)
-    head = f"head {words.reference(view.head)}" if view.head else "no checkpoint yet"
+    none = "no checkpoint at its head" if view.checkpoints else "no checkpoint yet"
+    head = f"head {words.reference(view.head)}" if view.head else none
     if view.head and not own:
         head += " (of another run)"
     origin = f"forked from {words.reference(view.forked_from)}" if view.forked_from else ""
     amount = words.count(len(view.checkpoints), "checkpoint")
     stored = f"{amount}, {_stored(view.checkpoints)}" if view.checkpoints else ""
-    return Head(f"run {view.name}", facts=(head, origin),
+    said = Head(f"run {view.name}", facts=(head, origin),
                 details=(f"created {moment.clock(view.created_at)}", stored))  # fmt: skip
+    if view.head or not view.checkpoints:
+        return [said]
+    job = view.jobs[-1] if view.jobs else f"Run {view.name}"
+    why = headless(view.name, job, view.active_job is not None, view.checkpoints[-1].step)
+    return [said, Note("No checkpoint at its head.", why, "wait")]
 
 
 def checkpoint_table(
@@ -166,8 +173,8 @@ def _tree(view: RunView, moment: Moment) -> list[Block]:
     head = run_head(view, moment)
     if not view.checkpoints:
         why = "A running job makes one at its first checkpoint interval, and at its end."
-        return [head, Note("No checkpoints of its own.", why, "off")]
-    return [head, checkpoint_table(view.checkpoints, view.forks, moment)]
+        return [*head, Note("No checkpoints of its own.", why, "off")]
+    return [*head, checkpoint_table(view.checkpoints, view.forks, moment)]
 
 
 def _run(view: RunView, moment: Moment) -> list[Block]:

@@ -204,6 +204,11 @@ def count(amount: int, noun: str) -> str:
     return f"{amount:,} {noun}{'' if amount == 1 else 's'}"
 
 
+def begins(step: int) -> str:
+    """Say where a job begins that was submitted again."""
+    return f"goes on from step {step}" if step else "starts at the beginning"
+
+
 def joined(*parts: str) -> str:
     """Return the parts that aren't empty, with dots between."""
     return " · ".join(part for part in parts if part)

@@ -23,6 +23,8 @@ from resilient_nb.errors import (
     ResilientError,
     UnknownName,
 )
+from resilient_nb.notebook.checkpoint_reports import runs_text
+from resilient_nb.notebook.reports import checkpoints_text, run_text
 from resilient_nb.testing.builders import a_checkpoint, a_report, a_spec, an_end, failed
 from resilient_nb.testing.fakes import (
     ManualClock,
@@ -420,8 +422,38 @@ def test_resolve_answers_with_what_a_user_types(desk: Desk) -> None:
     assert (view.ref, view.is_head) == ("digits@20", True)
     assert view.path == f"{desk.engine.settings.runs}/digits/00000020-e1"
     desk.submit("empty")
-    with pytest.raises(UnknownName, match="empty has no checkpoint at its head"):
+    with pytest.raises(UnknownName, match=r"Run empty has no checkpoint yet\."):
         desk.ask(rq.Resolve("empty"))
+
+
+def test_a_run_that_started_over_and_has_no_checkpoint_says_so_and_what_to_do(desk: Desk) -> None:
+    desk.done(20, 40)
+    again = desk.submit("digits")
+    assert again.message == "digits#1 had finished: starts over; earlier checkpoints are kept."
+    with pytest.raises(UnknownName) as info:
+        desk.ask(rq.Resolve("digits"))
+    assert str(info.value) == (
+        "digits#2 started over and has no checkpoint yet; the newest of before is digits@40: "
+        "load digits@40."
+    )
+    view = desk.ask(rq.ListRuns("digits"))[0]
+    assert "digits@40: load digits@40." in " ".join(checkpoints_text(view).split())
+    desk.ask(rq.Cancel("digits"))
+    way = (
+        "digits#2 started over and has no checkpoint; the newest of before is digits@40: "
+        "load digits@40, or `%resilient rollback digits@40` to go on from there."
+    )
+    with pytest.raises(UnknownName) as info:
+        desk.ask(rq.Resolve("digits"))
+    assert str(info.value) == way
+    [view] = desk.ask(rq.ListRuns())
+    for text in (checkpoints_text(view), run_text(view), runs_text([view])):
+        assert "no checkpoint at its head" in text.splitlines()[0]
+        assert way in " ".join(text.split())
+    assert desk.submit("digits", request_id="r3").message == (
+        "Starts at the beginning, as digits#2 did, which made no checkpoint; "
+        "`--resume digits@40` goes on from there."
+    )
 
 
 # --- lists, cancel, logs, results ---

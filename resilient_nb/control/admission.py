@@ -14,6 +14,9 @@ from resilient_nb.core import dependencies, inputs, limits
 from resilient_nb.core.model import JobSpec, Priority
 from resilient_nb.core.names import job_id, split_job
 from resilient_nb.core.policy import Policy
+from resilient_nb.core.queue import Host
+from resilient_nb.core.ranking import Sizes
+from resilient_nb.core.room import lacks, largest
 from resilient_nb.core.world import World
 from resilient_nb.errors import InvalidRequest, NotAllowed, UnknownName
 
@@ -27,12 +30,15 @@ def is_admin(policy: Policy, settings: Settings, user: str) -> bool:
 
 
 class Admission:
-    """Looks at one user's submissions."""
+    """Looks at one user's submissions. `hosts` are those that can run ranks now."""
 
-    def __init__(self, world: World, settings: Settings, user: str) -> None:
+    def __init__(
+        self, world: World, settings: Settings, user: str, hosts: tuple[Host, ...] = ()
+    ) -> None:
         self._world = world
         self._settings = settings
         self._user = user
+        self._hosts = tuple(host for host in hosts if not host.closing)
 
     def admit(self, run: str, spec: JobSpec, now: float) -> tuple[JobSpec, Priority | None, str]:
         """Return the spec as it is let in, the priority asked for if it got less, and why.
@@ -44,6 +50,7 @@ class Admission:
         """
         self._check_size(run, spec)
         self._check_numbers(run, spec)
+        self._check_needs(run, spec)
         self._check_admin(run, spec)
         spec = replace(spec, user=self._user, group=self._group(spec), after=self._after(run, spec))
         inputs.check(self._world, run, spec.after, spec.inputs)
@@ -87,6 +94,24 @@ class Admission:
                 f"{RANKS_PER_WORKER} may share one. Use --workers {least}:{spec.max_workers}, or "
                 "lower the most."
             )
+
+    def _check_needs(self, run: str, spec: JobSpec) -> None:
+        """Refuse what a cluster that is complete and can't grow will never hold."""
+        limit = self._settings.max_workers
+        if limit is None or sum(host.slots for host in self._hosts) < limit:
+            return
+        fit = Sizes(self._hosts)(spec.needs)[1]
+        if fit >= spec.workers:
+            return
+        if lacking := lacks(spec.needs, largest(self._hosts)):
+            raise InvalidRequest(
+                f"Job {run} asks for more than there is: {lacking}, and the cluster can't grow. "
+                "Ask for less (--gpus, --memory, --cpus)."
+            )
+        raise InvalidRequest(
+            f"Job {run} needs {spec.workers} workers with --memory, --cpus or --gpus of which the "
+            f"cluster holds {fit}, and it can't grow. Lower --workers, or what each needs."
+        )
 
     def _check_admin(self, run: str, spec: JobSpec) -> None:
         if spec.admin and not is_admin(self._world.policy, self._settings, self._user):

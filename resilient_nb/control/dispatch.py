@@ -60,7 +60,7 @@ class Dispatcher:
         self._positions: dict[str, int] = {}
         self._starts: Mapping[str, ExpectedStart] = {}
         self._checks: dict[str, tuple[float, str]] = {}  # failed pre-flights: until when, why
-        self._counted: tuple[World | None, float, tuple[int, int]] = (None, 0.0, (0, 0))
+        self._counted: tuple[World | None, float, why.Capacity] = (None, 0.0, why.capacity(()))
         self._promises: dict[str, float] = {}  # when gangs last were leaving for a job
         self._shunned: frozenset[str] = frozenset()  # hosts on which jobs kept failing
         self._kept_off = True  # whether those are left out, not only avoided
@@ -332,15 +332,16 @@ class Dispatcher:
     def reason(self, job: Job) -> str:
         """Return in words why a job waits, and what happened to it before."""
         row = self._rules.get(job.id)
-        gang = self._gang(job, self._engine.now())
-        text = why.words(row, gang, self._slots(), self._plan, self._engine.now()) if row else ""
+        now = self._engine.now()
+        gang = self._gang(job, now)
+        text = why.words(row, gang, self._capacity(), self._plan, now) if row else ""
         return " ".join(part for part in (job.message, text) if part)
 
-    def _slots(self) -> tuple[int, int]:
-        """Return all slots and the free ones; counted once for a list of jobs."""
+    def _capacity(self) -> why.Capacity:
+        """Return what the cluster has; counted once for a list of jobs."""
         world, now = self._engine.world, self._engine.now()
         if self._counted[0] is not world or now - self._counted[1] > 1.0:
-            self._counted = (world, now, why.slots(self._hosts()))
+            self._counted = (world, now, why.capacity(self._hosts()))
         return self._counted[2]
 
     def position(self, job: Job) -> int | None:

@@ -53,8 +53,10 @@ class Submitting:
             return known
         world = self._engine.world
         name = check_name(request.run) if request.run is not None else _free_name(world)
-        admission = Admission(world, self._engine.settings, self._user)
-        spec, asked, told = admission.admit(name, request.spec, self._engine.now())
+        now = self._engine.now()
+        hosts = self._engine.hosts.for_plan(world, now)
+        admission = Admission(world, self._engine.settings, self._user, hosts)
+        spec, asked, told = admission.admit(name, request.spec, now)
         self._storing.check(world.cluster_id)
         if spec.captured and not self._storing.blobs.has(spec.captured):
             raise InvalidRequest("The captured values did not arrive: submit the cell again.")
@@ -63,7 +65,7 @@ class Submitting:
         self._engine.record(
             *prelude,
             ev.JobSubmitted(
-                self._engine.now(), job_id(name, number), name, number, request.request_id,
+                now, job_id(name, number), name, number, request.request_id,
                 spec, asked, told, remedy,
             ),
         )  # fmt: skip

@@ -8,35 +8,45 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from resilient_nb.core import forecast, proposals
 from resilient_nb.core.accounting import group_of
 from resilient_nb.core.dependencies import unmet, upstream
 from resilient_nb.core.eta import ExpectedStart, expected_starts
 from resilient_nb.core.explain import failure_text, retry_command
-from resilient_nb.core.model import Job, JobState, Priority
+from resilient_nb.core.model import Job, JobState, Priority, Resources
 from resilient_nb.core.queue import Gang, Host, Plan, QueueView, Waiting
+from resilient_nb.core.room import lacks, largest
 from resilient_nb.core.scheduling import plan
 from resilient_nb.core.shares import advance, entitlements
 from resilient_nb.core.views import QueueReport, QueueRow, ShareRow, WhyReport
 from resilient_nb.core.world import World
 
 
-def slots(hosts: Sequence[Host]) -> tuple[int, int]:
-    """Return how many slots there are, and how many of them are free."""
-    return sum(h.slots for h in hosts), sum(h.free for h in hosts)
+class Capacity(NamedTuple):
+    """All slots, those that are free, and the most of each that one worker could have."""
+
+    total: int
+    free: int
+    most: Resources
 
 
-def words(row: Waiting, gang: Gang, counts: tuple[int, int], made: Plan, now: float) -> str:
-    """Return the rule that holds a waiting gang as a sentence. `counts`: as of `slots`."""
-    total, free = counts
+def capacity(hosts: Sequence[Host]) -> Capacity:
+    """Return what a cluster has, as far as reasons speak of it."""
+    return Capacity(sum(h.slots for h in hosts), sum(h.free for h in hosts), largest(hosts))
+
+
+def words(row: Waiting, gang: Gang, has: Capacity, made: Plan, now: float) -> str:
+    """Return the rule that holds a waiting gang as a sentence."""
+    total, free = has.total, has.free
     match row.rule:
         case "hold":
             return gang.hold
         case "backoff":
             return f"Retries in {max(0.0, gang.not_before - now):.1f} s (back-off)."
         case "too wide":
-            return _too_wide(gang, total)
+            return _too_wide(gang, has)
         case "behind":
             promised = next((r for r in made.reservations if r.job == row.behind), None)
             if promised is not None:
@@ -62,7 +72,7 @@ def why_report(world: World, job: Job, view: QueueView, now: float) -> WhyReport
     gang = next(g for g in view.gangs if g.job == job.id)
     if row is None:
         return WhyReport(job.id, job.state, "starting", "It starts now.", now)
-    text = words(row, gang, slots(view.hosts), made, now)
+    text = words(row, gang, capacity(view.hosts), made, now)
     text = " ".join(part for part in (job.message, text) if part)
     start = expected_starts(view, made, now).get(job.id)
     remedies = tuple(_remedies(world, job, gang, view, row, now))
@@ -91,7 +101,7 @@ def _remedies(
         return
     if row.rule == "backoff":
         yield f"`%resilient retry {job.run}` has it start without the pause."
-    total, free = slots(view.hosts)
+    total, free, _ = capacity(view.hosts)
     if workers := _largest(view, gang, min(free, gang.workers - 1), now):
         yield (
             f"A smaller gang: `%resilient cancel {job.run}`, then run the cell with "
@@ -106,6 +116,7 @@ def _remedies(
             break
     if gang.workers > total:
         yield f"{_workers(gang.workers - total)} more in the cluster."
+    if row.rule == "too wide":  # no end of another would help
         return
     first = _first_to_end(view)
     if first is not None and first.remaining is not None:
@@ -159,7 +170,7 @@ def _not_waiting(world: World, job: Job) -> str:
 
 def queue_report(world: World, view: QueueView, now: float) -> QueueReport:
     """Return all unfinished jobs, those that hold a gang first, and everybody's shares."""
-    made, counts = plan(view, now), slots(view.hosts)
+    made, has = plan(view, now), capacity(view.hosts)
     gangs = {gang.job: gang for gang in view.gangs}
     starts = expected_starts(view, made, now)
     rows = [_row(world, gang, None, None) for gang in view.gangs if gang.held]
@@ -168,7 +179,7 @@ def queue_report(world: World, view: QueueView, now: float) -> QueueReport:
     for position, held in enumerate(waiting, 1):
         gang = gangs[held.job]
         row = _row(world, gang, position, starts.get(held.job))
-        text = words(held, gang, counts, made, now)
+        text = words(held, gang, has, made, now)
         reason = "It starts now." if held.rule == "starting" else text
         rows.append(replace(row, reason=reason, rule=held.rule))
     return QueueReport(
@@ -247,9 +258,15 @@ def _workers(count: int) -> str:
     return f"{count} worker" if count == 1 else f"{count} workers"
 
 
-def _too_wide(gang: Gang, total: int) -> str:
+def _too_wide(gang: Gang, has: Capacity) -> str:
+    total = has.total
     if total == 0:
         return "No worker has joined the cluster yet."
+    if lacking := lacks(gang.needs, has.most):
+        return (
+            f"{lacking[0].upper()}{lacking[1:]}. It starts when workers that have what it needs "
+            "are added; or cancel it and ask for less."
+        )
     if gang.workers <= total:
         return (
             f"Needs {_workers(gang.workers)}, and fewer of the cluster's {total} slots are for "

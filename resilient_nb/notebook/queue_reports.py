@@ -20,7 +20,7 @@ MOST_ROWS = 100
 RULES = {
     "hold": "It isn't ready to start",
     "backoff": "It failed and pauses before the next try",
-    "too wide": "It is wider than the cluster",
+    "too wide": "It doesn't fit the cluster",
     "no slots": "A gang starts whole or not at all",
     "behind": "It may not delay a gang that comes first",
     "vacating": "Room is being made for it",

@@ -13,7 +13,7 @@ import pytest
 from resilient_nb.control.commands import Commands
 from resilient_nb.control.engine import Engine
 from resilient_nb.control.shell import Shell
-from resilient_nb.core.model import JobState, Outcome
+from resilient_nb.core.model import JobState, Outcome, Resources
 from resilient_nb.core.views import CheckpointView, RunView
 from resilient_nb.errors import (
     AlreadyRunning,
@@ -141,6 +141,38 @@ def test_a_gang_that_can_never_fit_is_refused_with_the_way_out(tmp_path: Path) -
         desk.submit(workers=4)
     assert dict(desk.engine.world.runs) == {}
     desk.submit(workers=3)
+
+
+@pytest.mark.parametrize(
+    ("needs", "why"),
+    [
+        (Resources(gpus=1), "no worker has a GPU, and the cluster can't grow"),
+        (Resources(memory=3 << 40), "the largest worker has 12.0 GiB of memory, and the cluster"),
+        (Resources(cpus=99), "the largest worker has 6 CPU cores, and the cluster can't grow"),
+        (Resources(cpus=9, gpus=1), "no worker has a GPU and the largest worker has 6 CPU cores,"),
+        (
+            Resources(memory=7 << 30),
+            "needs 2 workers .* of which the cluster holds 1, and it can't",
+        ),
+    ],
+)
+def test_needs_that_no_worker_will_ever_have_are_refused(
+    tmp_path: Path, needs: Resources, why: str
+) -> None:
+    desk, grows = Desk(tmp_path / "a", max_workers=3), Desk(tmp_path / "b")
+    slot = Resources(cpus=2.0, memory=4 << 30)
+
+    def submit(to: Desk, run: str, request: str = "r") -> None:
+        to.ask(rq.Submit(run, a_spec(2, needs=needs), request))
+
+    for each in (desk, grows):
+        each.engine.report(a_report("h0", slots=2, slot=slot))
+    submit(desk, "early")  # not all workers are there yet: who knows what they have
+    desk.engine.report(a_report("h0", slots=3, slot=slot))
+    with pytest.raises(InvalidRequest, match=why):
+        submit(desk, "late", "r2")
+    desk.ask(rq.Submit("fits", a_spec(1, needs=Resources(memory=12 << 30)), "r3"))
+    submit(grows, "may-come")
 
 
 @pytest.mark.parametrize("workers", [0, -1])

@@ -399,7 +399,15 @@ def test_slots_are_wanted_as_needs_take_them_and_only_where_they_help(tmp_path: 
     ):
         team.ask(rq.Submit(run, a_spec(3, needs=needs), f"req-{run}"))
     assert team.cluster.engine.queue.wanted_slots() == 2
-    assert "fewer of the cluster's 4 slots are for such" in team.reason("gpu")
+    assert team.reason("gpu") == (
+        "No worker has a GPU. It starts when workers that have what it needs are added; or cancel "
+        "it and ask for less."
+    )
+    assert team.why("gpu").reason == team.reason("gpu")
+    team.ask(rq.Submit("wide", a_spec(5, needs=Resources(cpus=1.0)), "req-wide"))
+    assert "Needs 5 workers; the cluster has 4" in team.reason("wide")
+    team.ask(rq.Submit("even", a_spec(3, needs=Resources(memory=2 << 30)), "req-even"))
+    assert "fewer of the cluster's 4 slots are for such" in team.reason("even")
 
 
 def test_a_job_of_before_groups_moves_with_its_user() -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from resilient_nb.core.model import Failure, Job, JobState, RemoteError
+from resilient_nb.core.causes import USER_ERROR
+from resilient_nb.core.model import Failure, RemoteError
 
 
 def error_text(
@@ -50,15 +51,18 @@ def cost_text(failure: Failure) -> str:
     return f"Cost: {', '.join(parts)}." if parts else ""
 
 
-def retry_command(job: Job) -> str:
-    """Return what runs a failed job again; `--anyway` if it would fail again by all that is known.
+def way_on(run: str, failures: Sequence[Failure]) -> str:
+    """Return as a clause how a job that has failed is made to go on.
 
-    Without a failure there is nothing to retry: then it is what goes on with its run.
+    One that would fail again by all that is known has to be mended first.
     """
-    if job.state is not JobState.FAILED or not job.failures:
-        return f"%resilient resume {job.run}"
-    anyway = "" if job.failures[-1].spent else " --anyway"
-    return f"%resilient retry {job.run}{anyway}"
+    if not failures:
+        return f"run the cell again, or `%resilient resume {run}`"
+    last = failures[-1]
+    if last.spent:
+        return f"`%resilient retry {run}` gives it new tries ({last.spent} used up)"
+    first = "correct the cell and run it again" if last.cause == USER_ERROR else "mend it"
+    return f"{first}, or `%resilient retry {run} --anyway`"
 
 
 def headless(run: str, job: str, active: bool, step: int) -> str:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from resilient_nb.core.explain import retry_command
+from resilient_nb.core.explain import way_on
 from resilient_nb.core.health import alerts
 from resilient_nb.core.model import Failure, Job, JobState
 from resilient_nb.core.world import World
@@ -65,7 +65,7 @@ class RecapRow:
         lost_steps: steps that were made again for it.
         lost_s: seconds of work that were lost, and until it ran again.
         story: what happened, the newest first, one for each cause.
-        act: the command that goes on, if its user has to do something.
+        act: how it is made to go on, if its user has to do something.
     """
 
     job: str
@@ -167,7 +167,7 @@ def _letter(job: Job, failure: Failure) -> DeadLetter:
         attempts=job.attempts,
         step=failure.step,
         host=failure.host,
-        retry=retry_command(job),
+        retry=f"%resilient retry {job.run}",
     )
 
 
@@ -196,7 +196,7 @@ def _row(world: World, job: Job, since: float, step: int) -> RecapRow:
         lost_s=sum(f.lost_s + f.down_s for f in failures),
         at=job.ended_at or max([job.submitted_at, *(f.at for f in failures)]),
         story=_story(failures),
-        act=retry_command(job) if newest and job.state is JobState.FAILED else "",
+        act=way_on(job.run, job.failures) if newest and job.state is JobState.FAILED else "",
     )
 
 

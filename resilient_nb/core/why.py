@@ -14,7 +14,7 @@ from resilient_nb.core import forecast, proposals
 from resilient_nb.core.accounting import group_of
 from resilient_nb.core.dependencies import unmet, upstream
 from resilient_nb.core.eta import ExpectedStart, expected_starts
-from resilient_nb.core.explain import failure_text, retry_command
+from resilient_nb.core.explain import failure_text, way_on
 from resilient_nb.core.model import Job, JobState, Priority, Resources
 from resilient_nb.core.queue import Gang, Host, Plan, QueueView, Waiting
 from resilient_nb.core.room import lacks, largest
@@ -65,7 +65,8 @@ def why_report(world: World, job: Job, view: QueueView, now: float) -> WhyReport
     if job.state is not JobState.QUEUED:
         text, remedies = _not_waiting(world, job), proposals.remedies(job)
         if job.state is JobState.FAILED:
-            remedies = (f"`{retry_command(job)}` runs it again from its head.",)
+            way = way_on(job.run, job.failures)
+            remedies = (f"{way[0].upper()}{way[1:]}. It goes on from the run's head.",)
         return WhyReport(job.id, job.state, job.state.value, text, remedies=remedies)
     made = plan(view, now)
     row = next((r for r in made.waiting if r.job == job.id), None)

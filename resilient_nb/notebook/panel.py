@@ -14,8 +14,7 @@ from itertools import groupby
 from typing import Generic, TypeVar
 
 from resilient_nb.core import proposals
-from resilient_nb.core.causes import USER_ERROR
-from resilient_nb.core.explain import cost_text
+from resilient_nb.core.explain import cost_text, way_on
 from resilient_nb.core.model import Failure, Frame, JobState, RemoteError
 from resilient_nb.core.policy import DEFAULT_GROUP
 from resilient_nb.core.views import CheckpointView, JobView, LiveRank
@@ -253,19 +252,9 @@ def _ending(view: JobView) -> list[Block]:
         blocks.append(Note("", view.reason, "bad" if failed else "off"))
     head = next((c for c in view.checkpoints if c.is_head), None)
     place = f"step {head.step:,}" if head else "the run's head, if it has a checkpoint"
-    act = f"run the cell again, or %resilient resume {view.run}"
-    if failed and view.failures:
-        act = _after_failure(view.failures[-1], view.run)
+    act = way_on(view.run, view.failures if failed else ()).replace("`", "")
     blocks.append(Note("To go on:", f"{act}. It goes on from {place}.", "off"))
     return blocks
-
-
-def _after_failure(failure: Failure, run: str) -> str:
-    """Return how a job that failed is made to go on."""
-    if failure.spent:
-        return f"%resilient retry {run} gives it new tries ({failure.spent} used up)"
-    first = "correct the cell and run it again" if failure.cause == USER_ERROR else "mend it"
-    return f"{first}, or %resilient retry {run} --anyway"
 
 
 def failure_blocks(view: JobView, moment: Moment) -> list[Block]:

@@ -63,7 +63,7 @@ def _recap(report: RecapReport, moment: Moment) -> list[Block]:
         return [*blocks, Note("Nothing happened.", "No job ran or ended in that time.", "off")]
     blocks.append(_cost(report))
     blocks += [Note("Host:", text.removeprefix("Host "), "bad") for text in report.hosts]
-    acts = tuple(f"{row.job}: `{row.act}`" for row in report.jobs if row.act)
+    acts = tuple(f"{row.job}: {row.act}" for row in report.jobs if row.act)
     if acts:
         blocks.append(Items("Needs you", _first(acts)))
     blocks.append(_jobs(report, moment))

@@ -290,6 +290,19 @@ def test_what_is_permanent_needs_anyway_and_says_why(desk: Bench) -> None:
     assert retry(desk, anyway=True).job == "digits#2"
 
 
+def test_panel_why_and_recap_say_alike_that_a_cell_is_to_be_corrected(desk: Bench) -> None:
+    begun(desk)
+    fails(desk, failed(0, an_error("NameError", "x"), step=3))
+    way = "orrect the cell and run it again, or `%resilient retry digits --anyway`"
+    [remedy] = desk.commands(rq.Why("digits")).remedies
+    assert remedy == f"C{way}. It goes on from the run's head."
+    report = desk.commands(rq.Recap(3600.0))
+    assert report.jobs[0].act == f"c{way}"
+    assert f"digits#1: c{way}" in recap_text(report)
+    shown = " ".join(panel_text(desk.engine.view(desk.job())).split())
+    assert f"c{way}".replace("`", "") in shown
+
+
 def test_a_retry_keeps_what_was_learnt(desk: Bench) -> None:
     begun(desk)
     for step in (10, 20, 30, 40):
@@ -413,7 +426,8 @@ def test_a_dead_letter_says_how_it_goes_on(desk: Bench) -> None:
     dead(desk)
     view, report = desk.engine.view(desk.job()), desk.commands(rq.Why("digits"))
     assert "%resilient retry digits gives it new tries (retries used up)" in panel_text(view)
-    assert report.remedies == ("`%resilient retry digits` runs it again from its head.",)
+    way = "`%resilient retry digits` gives it new tries (retries used up)"
+    assert report.remedies == (f"{way}. It goes on from the run's head.",)
     assert "%resilient retry digits" in why_text(report, view)
     letters = desk.commands(rq.ListDead())
     for shown in (dead_text(letters), dead_html(letters)):
@@ -439,7 +453,7 @@ def test_a_night_on_one_screen(desk: Bench) -> None:
     assert report.causes == {cs.KILLED: 2, cs.USER_ERROR: 1}
     assert (report.retried, report.lost_steps) == (2, 5 + 9 + 9)
     assert [row.job for row in report.jobs] == ["digits#1", "moons#1"]
-    assert report.jobs[0].act == "%resilient retry digits"
+    assert report.jobs[0].act.startswith("`%resilient retry digits` gives it new tries (")
     text = recap_text(report)
     assert len(text.splitlines()) <= 24
     assert all(len(line) <= 100 for line in text.splitlines())

@@ -12,7 +12,7 @@ from math import inf
 from resilient_nb.config import Settings
 from resilient_nb.core import dependencies, inputs, limits
 from resilient_nb.core.model import JobSpec, Priority
-from resilient_nb.core.names import job_id, split_job
+from resilient_nb.core.names import job_id, listed, split_job
 from resilient_nb.core.policy import Policy
 from resilient_nb.core.queue import Host
 from resilient_nb.core.ranking import Sizes
@@ -148,7 +148,7 @@ class Admission:
         name, number = split_job(text)
         run = self._world.runs.get(name)
         if run is None or not run.jobs:
-            known = ", ".join(sorted(self._world.runs)[:20]) or "none"
+            known = listed(self._world.runs)
             raise UnknownName(f"--after {text}: there is no such job; runs: {known}.")
         if number is None:
             return run.jobs[-1]

@@ -156,7 +156,7 @@ class Commands:
             return self._engine.view(job)  # a repeated request: that attempt is over
         if not job.state.holds_gang and not job.restarted:
             raise InvalidRequest(
-                f"Job {job.id} is {job.state}, so there is nothing to restart"
+                f"Job {job.id} {job.state.said}, so there is nothing to restart"
                 + (f": %resilient resume {job.run}." if job.state.final else ".")
             )
         if job.state.holds_gang and job.stop not in (StopReason.CANCEL, StopReason.RESTART):

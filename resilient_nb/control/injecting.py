@@ -57,7 +57,7 @@ def _check_owner(engine: Engine, job: Job, user: str) -> None:
 def _host(job: Job, request: Inject) -> str:
     """Return where the rank is."""
     if job.state is not JobState.RUNNING:
-        raise InvalidRequest(f"Job {job.id} is {job.state}: chaos is for jobs that run.")
+        raise InvalidRequest(f"Job {job.id} {job.state.said}: chaos is for jobs that run.")
     hosts = {rank: host for host, rank in ranks_of(job.placement)}
     if request.rank not in hosts:
         raise InvalidRequest(

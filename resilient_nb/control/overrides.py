@@ -92,7 +92,7 @@ class Overrides:
     def _check_retry(self, job: Job, run: Run, request: rq.Retry) -> None:
         if job.state is not JobState.FAILED:
             raise InvalidRequest(
-                f"Job {job.id} has {job.state}: there is nothing to retry. %resilient resume "
+                f"Job {job.id} {job.state.said}: there is nothing to retry. %resilient resume "
                 f"{job.run} goes on from its head."
             )
         if job.id != run.jobs[-1]:

@@ -126,7 +126,7 @@ class Views:
         """Return what answers the request; it may wait for a network, and needs nothing here."""
         job = lookup.job(self._engine.world, request.job)
         if not job.returned:
-            raise UnknownName(f"Job {job.id} is {job.state} and has returned nothing.")
+            raise UnknownName(f"Job {job.id} {job.state.said} and has returned nothing.")
         storing, place = self._storing, self._engine.settings.store
 
         def read() -> rq.OutPiece:

@@ -7,17 +7,28 @@ from __future__ import annotations
 
 from resilient_nb.core.explain import headless
 from resilient_nb.core.model import Checkpoint, Job, Run
-from resilient_nb.core.names import check_name, job_id, parse_reference, split_job
+from resilient_nb.core.names import (
+    check_name,
+    did_you_mean,
+    job_id,
+    listed,
+    parse_reference,
+    split_job,
+)
 from resilient_nb.core.world import World
 from resilient_nb.errors import UnknownName
+
+#: The steps that are listed, and the newest runs among whose names a like one is sought.
+_MOST_STEPS, _MOST_LIKE = 12, 1000
 
 
 def run(world: World, name: str) -> Run:
     """Return the run of this name."""
     check_name(name)
     if name not in world.runs:
-        known = ", ".join(sorted(world.runs)[:20]) or "none"
-        raise UnknownName(f"There is no run {name!r}; there are: {known}.")
+        close = did_you_mean(name, list(world.runs)[-_MOST_LIKE:])
+        there = "there are:" if close == "." else f"{close[2:]} There are:"
+        raise UnknownName(f"There is no run {name!r}; {there} {listed(world.runs)}.")
     return world.runs[name]
 
 
@@ -58,9 +69,16 @@ def checkpoint(world: World, text: str) -> Checkpoint:
     steps = [c for c in found.checkpoints.values() if c.step == ref.step]
     of_step = [c for c in lineage(world, found) if c.step == ref.step] or steps[-1:]
     if not of_step:
-        have = ", ".join(str(c.step) for c in list(found.checkpoints.values())[-12:]) or "none"
-        raise UnknownName(f"Run {found.name} has no checkpoint at step {ref.step}; it has {have}.")
+        raise UnknownName(_no_step(found, ref.step))
     return of_step[0]
+
+
+def _no_step(found: Run, step: int) -> str:
+    steps = sorted({c.step for c in found.checkpoints.values()})
+    near = sorted(sorted(steps, key=lambda s: abs(s - step))[:_MOST_STEPS])
+    have = ", ".join(map(str, near)) or "none"
+    some = "it has" if len(near) == len(steps) else f"the nearest of its {len(steps):,} are"
+    return f"Run {found.name} has no checkpoint at step {step}; {some} {have}."
 
 
 def _no_head(world: World, found: Run) -> str:

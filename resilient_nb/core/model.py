@@ -42,6 +42,13 @@ class JobState(StrEnum):
         return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
 
     @property
+    def said(self) -> str:
+        """What is said of a job: it is running, has failed, was cancelled."""
+        if self is JobState.CANCELLED:
+            return "was cancelled"
+        return f"has {self}" if self.final else f"is {self}"
+
+    @property
     def holds_gang(self) -> bool:
         return self in (JobState.STARTING, JobState.RUNNING, JobState.STOPPING)
 

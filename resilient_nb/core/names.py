@@ -3,11 +3,31 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from resilient_nb.errors import InvalidRequest
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+
+
+#: Of more names only so many are listed.
+_MOST_LISTED = 20
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """End a sentence: `"; did you mean X?"` if a known word is close, else a full stop."""
+    close = get_close_matches(word, sorted(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else "."
+
+
+def listed(names: Iterable[str]) -> str:
+    """Return names in order with commas; of very many the first, and how many there are."""
+    found = sorted(names)
+    if len(found) <= _MOST_LISTED:
+        return ", ".join(found) or "none"
+    return f"{', '.join(found[:_MOST_LISTED])}, … ({len(found):,} in all)"
 
 
 def check_name(name: str, kind: str = "run") -> str:

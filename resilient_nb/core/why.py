@@ -163,7 +163,7 @@ def _not_waiting(world: World, job: Job) -> str:
     if job.state.holds_gang:
         size = _workers(job.granted)
         return f"It holds {size}. {job.message}".strip()
-    return job.message or f"It has {job.state}."
+    return job.message or f"It {job.state.said}."
 
 
 # --- the queue as a whole -----------------------------------------------------------------

@@ -8,11 +8,13 @@ from __future__ import annotations
 import builtins
 import hashlib
 import pickle
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from resilient_nb.core.model import KEEP_AUTO
+from resilient_nb.core.names import did_you_mean
 from resilient_nb.errors import CannotCapture, InvalidRequest
 from resilient_nb.notebook.culprit import explain, find_culprit
 from resilient_nb.notebook.dataflow import CellNames, analyse
@@ -20,7 +22,7 @@ from resilient_nb.notebook.namespace import RUNTIME, Notebook, is_history
 from resilient_nb.notebook.options import CellOptions
 from resilient_nb.notebook.pickling import Pickled, pickled, sizes
 from resilient_nb.notebook.summary import describe
-from resilient_nb.notebook.values import Workers, did_you_mean
+from resilient_nb.notebook.values import Workers
 from resilient_nb.notebook.words import duration, size
 
 __all__ = [
@@ -147,10 +149,10 @@ def _explain_missing(name: str, line: int, known: Iterable[str]) -> str:
         )
     if name in _NOT_IN_A_RANK:
         return f"line {line} uses `{name}`: {_NOT_IN_A_RANK[name]}."
-    return (
-        f"line {line} uses `{name}`, which neither the cell nor the notebook defines"
-        f"{did_you_mean(name, known)}"
-    )
+    text = f"line {line} uses `{name}`, which neither the cell nor the notebook defines"
+    if name in sys.stdlib_module_names:
+        return f"{text}: import {name}."
+    return f"{text}{did_you_mean(name, known)}"
 
 
 def dry_run_text(options: CellOptions, capture: Capture, source: str) -> str:

@@ -59,7 +59,7 @@ def _shown(result: Rich[Any], arguments: Arguments) -> str:
     """Return what a shell prints."""
     if arguments.get("json"):
         return to_json(plain(result.data)).decode()
-    return _for_shell(result.text)
+    return for_shell(result.text)
 
 
 def _said(text: str, shell: Any) -> str | None:
@@ -71,7 +71,7 @@ def _said(text: str, shell: Any) -> str | None:
     return None
 
 
-def _for_shell(text: str) -> str:
+def for_shell(text: str) -> str:
     """Return what is to be pasted as a shell takes it."""
     return re.sub(r"(?<!%)%resilient ", "resilient ", text)
 

@@ -20,7 +20,7 @@ from resilient_nb.core.querying import FactsReport, JobRow, Query, parse_when
 from resilient_nb.core.recap import DeadReport
 from resilient_nb.core.views import JobView, WhyReport
 from resilient_nb.detached import detaching
-from resilient_nb.errors import InvalidRequest
+from resilient_nb.errors import InvalidRequest, UnknownName
 from resilient_nb.handles import Job
 from resilient_nb.notebook import (
     chaos_reports,
@@ -33,6 +33,7 @@ from resilient_nb.notebook import (
 from resilient_nb.notebook.chaos import make_chaos
 from resilient_nb.notebook.grammar import Arguments
 from resilient_nb.notebook.panel import Rich, panel_html, panel_text
+from resilient_nb.wire.requests import ReadLog
 
 
 def _jobs(arguments: Arguments) -> Rich[Any]:
@@ -60,12 +61,13 @@ def _panel(arguments: Arguments) -> Any:
 def _logs(arguments: Arguments) -> Any:
     job, epoch, tail = _job(arguments), arguments["attempt"], arguments["tail"]
     rank = arguments["rank"]
-    if arguments["follow"]:
-        job.logs(rank or 0, epoch, follow=True)
-        return ""
     view = job.view
     # An elastic gang has had more ranks or fewer; those that said nothing are left out.
     most = max(view.workers, view.max_workers, len(view.ranks))
+    _check_log(view, rank, most, epoch)
+    if arguments["follow"]:
+        job.logs(rank or 0, epoch, follow=True)
+        return ""
     ranks = [rank] if rank is not None else list(range(most))
     texts = {n: job.logs(n, epoch, tail) for n in ranks}
     texts = {n: text for n, text in texts.items() if text or rank is not None or n < view.workers}
@@ -74,6 +76,19 @@ def _logs(arguments: Arguments) -> Any:
     if len(texts) == 1:
         return texts[ranks[0]].rstrip("\n")
     return "\n".join(f"--- rank {n}\n{text}".rstrip("\n") for n, text in texts.items())
+
+
+def _check_log(view: JobView, rank: int | None, ranks: int, epoch: int | None) -> None:
+    """Refuse a rank or an attempt that the job never had."""
+    if rank is not None and rank >= ranks:
+        there = f"ranks 0 to {ranks - 1}" if ranks > 1 else "rank 0 only"
+        raise UnknownName(f"{view.id} has no rank {rank}; it has {there}.")
+    if epoch is None or epoch in (view.epoch, *(failure.epoch for failure in view.failures)):
+        return
+    known = connection.current().log(ReadLog(view.id, rank or 0, epoch)).epochs
+    if epoch not in known:
+        there = f"; there is of {', '.join(map(str, known))}" if known else ", nor of any other"
+        raise UnknownName(f"{view.id} has no output of attempt {epoch}{there}.")
 
 
 def _why(arguments: Arguments) -> Rich[WhyReport]:
@@ -86,7 +101,7 @@ def _cancel(arguments: Arguments) -> str:
     job = _job(arguments)
     before = job.state
     if before.final:
-        return f"{job.id} has {before} already."
+        return f"{job.id} {before.said} already."
     job.cancel()
     with detaching(job.id, f"It was asked to end; `show {job.id}` says when it has."):
         view = job.wait(load_settings().leave_grace + 10.0)

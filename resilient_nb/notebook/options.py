@@ -14,8 +14,9 @@ from functools import cache, partial
 from typing import Literal, NoReturn
 
 from resilient_nb.core.model import KEEP_AUTO, Interval, Keep
-from resilient_nb.core.names import Reference
+from resilient_nb.core.names import Reference, did_you_mean
 from resilient_nb.errors import InvalidRequest
+from resilient_nb.notebook import values
 from resilient_nb.notebook.cell_options import CELL
 from resilient_nb.notebook.grammar import Arguments, Parsed, Verb
 from resilient_nb.notebook.values import (
@@ -23,7 +24,6 @@ from resilient_nb.notebook.values import (
     ONE,
     Resume,
     Workers,
-    did_you_mean,
     is_number,
 )
 from resilient_nb.notebook.verbs import VERBS
@@ -197,6 +197,7 @@ def _parse(verb: Verb, tokens: Sequence[str], surface: Surface) -> Parsed:
             f"{option.flag} needs a value: {option.flag} {option.metavar}."
         ) from error
     if extra:
+        _refuse_spaces(verb, tokens, extra[0])
         parser.error(f"unexpected {extra[0]!r}")
     parsed: Parsed = {argument.name: None for argument in verb.arguments}
     for option in verb.options:
@@ -205,6 +206,18 @@ def _parse(verb: Verb, tokens: Sequence[str], surface: Surface) -> Parsed:
     if verb.check is not None:
         verb.check(parsed)
     return parsed
+
+
+def _refuse_spaces(verb: Verb, tokens: Sequence[str], extra: str) -> None:
+    """Refuse names with a space between them after an option that takes several."""
+    at = list(tokens).index(extra)
+    option = verb.option(tokens[at - 2]) if at >= 2 else None
+    if option is not None and option.convert in (values.variables, values.jobs_or_runs):
+        value = tokens[at - 1]
+        raise InvalidRequest(
+            f"{option.flag} {value} {extra}: write names with commas and no spaces, "
+            f"{option.flag} {value},{extra}."
+        )
 
 
 def _refuse_flags(verb: Verb, tokens: Sequence[str]) -> None:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Literal, TypeVar
 
 from resilient_nb.config import read_place
@@ -26,7 +25,13 @@ from resilient_nb.core.model import (
     Scaling,
     StopPolicy,
 )
-from resilient_nb.core.names import Reference, check_name, parse_reference, split_job
+from resilient_nb.core.names import (
+    Reference,
+    check_name,
+    did_you_mean,
+    parse_reference,
+    split_job,
+)
 from resilient_nb.core.querying import Condition, parse_conditions, parse_states, parse_when
 from resilient_nb.core.retention import parse_keep
 from resilient_nb.errors import InvalidRequest
@@ -70,12 +75,6 @@ class Workers:
 
 
 ONE = Workers()
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """End a sentence: `"; did you mean X?"` if a known word is close, else a full stop."""
-    close = get_close_matches(word, sorted(known), n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else "."
 
 
 def is_number(value: str) -> bool:
@@ -178,7 +177,11 @@ def patience(label: str, value: str) -> float:
     """Take `auto` (as 0), `never`, or a time of at least a second such as `30s`, as seconds."""
     if value in ("auto", "never"):
         return NEVER if value == "never" else 0.0
-    seconds = span(label, value)
+    try:
+        seconds = span(label, value)
+    except InvalidRequest as error:
+        known = f"{label} takes auto, never or"
+        raise InvalidRequest(str(error).replace(f"{label} takes", known, 1)) from None
     if seconds < 1:
         raise InvalidRequest(f"{label} {value} is too short: no rank is heard of more often.")
     return seconds

@@ -315,13 +315,14 @@ def test_missing_names(cell: str, missing: tuple[str, ...]) -> None:
 
 def test_missing_names_are_explained() -> None:
     here = notebook(model=1, _=2)
-    names = analyse("x = 1\nmodle, _, display(zzzz)", "<cell>")
+    names = analyse("x = 1\nmodle, _, display(zzzz)\nasyncio.run()", "<cell>")
     assert explain_missing(names, capture(names, here).missing, here).split("\n") == [
         "line 2 uses `modle`, which neither the cell nor the notebook defines; did you mean model?",
         "line 2 uses `_`, which is the notebook's history and isn't sent. "
         "Give the value a name of its own.",
         "line 2 uses `display`: a rank has no output cell: print it, or return it with --out.",
         "line 2 uses `zzzz`, which neither the cell nor the notebook defines.",
+        "line 3 uses `asyncio`, which neither the cell nor the notebook defines: import asyncio.",
     ]
 
 

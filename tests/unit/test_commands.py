@@ -488,6 +488,27 @@ def test_a_run_that_started_over_and_has_no_checkpoint_says_so_and_what_to_do(de
     )
 
 
+def test_a_step_that_isnt_there_is_answered_with_those_near_it(desk: Desk) -> None:
+    desk.done(*range(20, 420, 20), good=False)
+    desk.ask(rq.Rollback("digits@20"))
+    desk.done(40, 60, good=False)  # steps that were reached twice are listed once
+    near = "60, 80, 100, 120, 140, 160, 180, 200, 220, 240, 260, 280"
+    with pytest.raises(UnknownName, match=f"at step 169; the nearest of its 20 are {near}"):
+        desk.ask(rq.Resolve("digits@169"))
+
+
+def test_a_run_that_isnt_there_is_answered_with_the_like_and_those_there_are(desk: Desk) -> None:
+    for number in range(21):
+        desk.submit(f"r{number:02}")
+    desk.submit("digits")
+    with pytest.raises(UnknownName) as info:
+        desk.ask(rq.Resolve("digtis"))
+    assert str(info.value) == (
+        "There is no run 'digtis'; did you mean digits? There are: digits, "
+        f"{', '.join(f'r{number:02}' for number in range(19))}, … (22 in all)."
+    )
+
+
 # --- lists, cancel, logs, results ---
 
 

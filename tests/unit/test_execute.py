@@ -33,7 +33,13 @@ from resilient_nb.core.views import (
     ShareRow,
     WhyReport,
 )
-from resilient_nb.errors import ClusterUnreachable, InvalidRequest, NotAllowed, from_wire
+from resilient_nb.errors import (
+    ClusterUnreachable,
+    InvalidRequest,
+    NotAllowed,
+    UnknownName,
+    from_wire,
+)
 from resilient_nb.handles import Job
 from resilient_nb.notebook.capture import Capture
 from resilient_nb.notebook.execute import execute
@@ -203,6 +209,52 @@ def test_a_refusal_is_one_line_and_a_status(
     assert cli.main(["restart", "digits", "--json"]) == 1
     error = json.loads(capsys.readouterr().out)["error"]
     assert isinstance(from_wire(error), NotAllowed)
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        (JobState.CANCELLED, "digits#2 was cancelled already."),
+        (JobState.FAILED, "digits#2 has failed already."),
+        (JobState.SUCCEEDED, "digits#2 has succeeded already."),
+    ],
+)
+def test_cancel_of_what_has_ended_says_how(plane: FakePlane, state: JobState, said: str) -> None:
+    plane.job = a_job(state)
+    assert execute(parse_arguments(["cancel", "digits"])) == said
+
+
+def test_logs_of_a_rank_or_an_attempt_that_isnt_there_say_which_are(
+    plane: FakePlane, typed: Callable[[str], Any]
+) -> None:
+    plane.job = a_job(JobState.FAILED)
+    with pytest.raises(UnknownName, match="digits#2 has no rank 8; it has ranks 0 to 7"):
+        typed("logs digits --rank 8")
+    with pytest.raises(UnknownName, match="no output of attempt 99; there is of 7"):
+        typed("logs digits --attempt 99")
+    plane.job = a_job(JobState.FAILED, workers=1, max_workers=0)
+    with pytest.raises(UnknownName, match="digits#2 has no rank 1; it has rank 0 only"):
+        typed("logs digits --rank 1 --follow")
+
+
+def test_hints_in_a_shell_are_what_a_shell_takes(
+    plane: FakePlane, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plane.job = a_job(JobState.RUNNING)
+    plane.refuse = InvalidRequest("End it first: %resilient down.")
+    assert cli.main(["restart", "digits"]) == 2
+    assert capsys.readouterr().err == "resilient: End it first: resilient down.\n"
+    plane.logs = {0: b"see %resilient down\n"}  # what a rank prints stays as it is
+    assert cli.main(["logs", "digits", "--rank", "0"]) == 0
+    assert capsys.readouterr().out == "see %resilient down\n"
+    monkeypatch.setattr(cli, "execute", lambda command: "Try %resilient queue.")
+    assert cli.main(["jobs"]) == 0
+    assert capsys.readouterr().out == "Try resilient queue.\n"
+
+
+def test_the_shell_command_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"resilient_nb {resilient_nb.__version__}\n"
 
 
 def test_logs_of_an_elastic_gang_are_of_all_ranks_that_spoke(plane: FakePlane) -> None:

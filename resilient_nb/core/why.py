@@ -14,7 +14,7 @@ from resilient_nb.core import forecast, proposals
 from resilient_nb.core.accounting import group_of
 from resilient_nb.core.dependencies import unmet, upstream
 from resilient_nb.core.eta import ExpectedStart, expected_starts
-from resilient_nb.core.explain import failure_text, way_on
+from resilient_nb.core.explain import failure_text, headless, way_on
 from resilient_nb.core.model import Job, JobState, Priority, Resources
 from resilient_nb.core.queue import Gang, Host, Plan, QueueView, Waiting
 from resilient_nb.core.room import lacks, largest
@@ -65,8 +65,7 @@ def why_report(world: World, job: Job, view: QueueView, now: float) -> WhyReport
     if job.state is not JobState.QUEUED:
         text, remedies = _not_waiting(world, job), proposals.remedies(job)
         if job.state is JobState.FAILED:
-            way = way_on(job.run, job.failures)
-            remedies = (f"{way[0].upper()}{way[1:]}. It goes on from the run's head.",)
+            remedies = tuple(_ways_on(world, job))
         return WhyReport(job.id, job.state, job.state.value, text, remedies=remedies)
     made = plan(view, now)
     row = next((r for r in made.waiting if r.job == job.id), None)
@@ -86,6 +85,18 @@ def why_report(world: World, job: Job, view: QueueView, now: float) -> WhyReport
         remedies,
         start.guess if start else "",
     )
+
+
+def _ways_on(world: World, job: Job) -> Iterator[str]:
+    """Yield how a job that has failed goes on, and from where."""
+    run, way = world.runs[job.run], way_on(job.run, job.failures)
+    at = "It starts at the beginning."
+    if run.head is not None:
+        at = f"It goes on from step {world.checkpoint(run.head).step}."
+    yield f"{way[0].upper()}{way[1:]}. {at}"
+    if run.head is None and run.checkpoints:
+        newest = list(run.checkpoints.values())[-1]
+        yield headless(run.name, run.jobs[-1], world.active_job(run.name) is not None, newest.step)
 
 
 def _remedies(

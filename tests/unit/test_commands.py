@@ -482,10 +482,16 @@ def test_a_run_that_started_over_and_has_no_checkpoint_says_so_and_what_to_do(de
     for text in (checkpoints_text(view), run_text(view), runs_text([view])):
         assert "no checkpoint at its head" in text.splitlines()[0]
         assert way in " ".join(text.split())
-    assert desk.submit("digits", request_id="r3").message == (
+    third = desk.submit("digits", request_id="r3")
+    assert third.message == (
         "Starts at the beginning, as digits#2 did, which made no checkpoint; "
         "`--resume digits@40` goes on from there."
     )
+    desk.begin(third.job)
+    desk.end(third.job, good=False)
+    first, second = desk.ask(rq.Why("digits")).remedies
+    assert first.endswith("It starts at the beginning.")
+    assert second == way.replace("#2", "#3")
 
 
 def test_a_step_that_isnt_there_is_answered_with_those_near_it(desk: Desk) -> None:

@@ -295,7 +295,7 @@ def test_panel_why_and_recap_say_alike_that_a_cell_is_to_be_corrected(desk: Benc
     fails(desk, failed(0, an_error("NameError", "x"), step=3))
     way = "orrect the cell and run it again, or `%resilient retry digits --anyway`"
     [remedy] = desk.commands(rq.Why("digits")).remedies
-    assert remedy == f"C{way}. It goes on from the run's head."
+    assert remedy == f"C{way}. It starts at the beginning."
     report = desk.commands(rq.Recap(3600.0))
     assert report.jobs[0].act == f"c{way}"
     assert f"digits#1: c{way}" in recap_text(report)
@@ -427,7 +427,7 @@ def test_a_dead_letter_says_how_it_goes_on(desk: Bench) -> None:
     view, report = desk.engine.view(desk.job()), desk.commands(rq.Why("digits"))
     assert "%resilient retry digits gives it new tries (retries used up)" in panel_text(view)
     way = "`%resilient retry digits` gives it new tries (retries used up)"
-    assert report.remedies == (f"{way}. It goes on from the run's head.",)
+    assert report.remedies == (f"{way}. It goes on from step 20.",)
     assert "%resilient retry digits" in why_text(report, view)
     letters = desk.commands(rq.ListDead())
     for shown in (dead_text(letters), dead_html(letters)):

@@ -7,8 +7,11 @@ observation. Everything else is copied at once.
 
 That a loop keeps to it is not taken on trust. Each tensor's version counter is looked at when its
 copy is done; and since `p.data` bypasses that counter, the first snapshot is copied at once and
-compared before the next step with what the tensors are by then. A loop that fails either is copied
-at once from then on.
+compared before the next step with what the tensors are by then. Of later ones a sample of each
+tensor's elements, taken at the step's end, is taken again when the last copy is done: what changes
+after that does no harm. A loop that fails any of these is copied at once from then on. What is
+missed is a change by `p.data` that the first turn lacked, and that is on a GPU, or of few elements
+(see `Sample`).
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ import numpy as np
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from resilient_nb.rank.sampling import Sample
 from resilient_nb.rank.segment import Segment, aligned
 from resilient_nb.rank.sharded import part_of
 from resilient_nb.rank.tensors import check_storable, copyable, dtype_name, numpy_dtype
@@ -275,6 +279,7 @@ class _Later:
         self._snapshot = snapshot
         self._on_cpu = [copy for copy in copies if not copy.source.is_cuda]
         self._on_gpu = [copy for copy in copies if copy.source.is_cuda]
+        self._sample = Sample(copy.source for copy in self._on_cpu)
         self._copied = threading.Event()  # what is on the CPU
         self._event: Any = None
         self._looked = threading.Lock()
@@ -294,6 +299,7 @@ class _Later:
             for batch in _batches(self._on_cpu):
                 _copy_all(batch)
                 self.changed |= not all(copy.unchanged for copy in batch)
+            self.changed |= self._sample.changed()
             self._copied.set()
             if self._event is not None:
                 self._event.synchronize()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -35,11 +36,20 @@ class Gate:
 
         def copy(copies: Any, *arguments: Any, **options: Any) -> None:
             if threading.current_thread().name == "resilient_nb snapshot":
+                held = self.open
                 self.reached.set()
-                assert self.open.wait(PATIENCE)
+                assert held.wait(PATIENCE)
             real(copies, *arguments, **options)
 
         monkeypatch.setattr(snapshots, "_copy_all", copy)
+
+    def pass_one(self) -> None:
+        """Have it make the first of its copies, and wait before the second."""
+        assert self.reached.wait(PATIENCE)
+        held, self.open = self.open, threading.Event()
+        self.reached.clear()
+        held.set()
+        assert self.reached.wait(PATIENCE)
 
 
 @pytest.fixture
@@ -213,6 +223,55 @@ def test_a_change_that_no_counter_counts_is_found_in_the_first_turn(gate: Gate) 
     assert finished(loop.lazy()), "so all are"
 
 
+@pytest.mark.parametrize("copied", [0, 1], ids=["before the first copy", "in the middle"])
+@pytest.mark.parametrize("change", [
+    lambda weight: weight.data.mul_(2), lambda weight: weight.data[:, 100:].zero_(),
+    lambda weight: weight.data[:75].fill_(float("nan")), lambda weight: weight.data.t().neg_(),
+], ids=["scaled", "columns", "rows", "turned"])  # fmt: skip
+def test_a_change_that_no_counter_counts_is_found_in_any_turn(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch, copied: int, change: Callable[[Any], Any]
+) -> None:
+    monkeypatch.setattr(snapshots, "_BATCH_BYTES", 1)  # each tensor by itself
+    loop = proven()
+    snapshot = loop.lazy()
+    if copied:
+        gate.pass_one()
+    change(loop.model[0].weight)
+    gate.open.set()
+    assert not snapshot.wait()
+    loop.step()
+    assert finished(loop.lazy()), "later ones are at once"
+
+
+def test_a_change_after_the_last_copy_does_no_harm() -> None:
+    loop = proven()
+    right = values(tracking(model=loop.model, optimizer=loop.optimizer).snapshot())
+    snapshot = loop.lazy()
+    assert snapshot.wait()
+    loop.model[0].weight.data.mul_(2)
+    loop.step()
+    assert values(snapshot) == right
+    assert not loop.tracker._copier._under_way
+
+
+@pytest.mark.parametrize("delay", [0, 0.0005, 0.002, 0.01])
+def test_a_race_with_the_copies_tears_nothing(delay: float) -> None:
+    weight = nn.Parameter(torch.ones(2000, 2000))
+    optimizer = torch.optim.SGD([weight], lr=0.0)
+    module = nn.Module()
+    module.weight, weight.grad = weight, torch.zeros_like(weight)
+    tracker = tracking(module=module, optimizer=optimizer)
+    for _ in range(5):
+        wanted = weight[0, 0].item()
+        snapshot = tracker.snapshot(at_once=False)
+        if tracker._copier._proven:
+            time.sleep(delay)
+            weight.data.mul_(2)
+        if snapshot.wait():
+            assert (snapshot.leaves["module/weight"].array == wanted).all()
+        optimizer.step()
+
+
 def test_a_loop_without_changes_is_found_to_be_one(gate: Gate) -> None:
     loop = Loop()
     loop.step()
@@ -282,7 +341,9 @@ def test_tensors_of_inference_are_copied_at_once(gate: Gate) -> None:
     assert snapshot.wait()
 
 
-@given(st.lists(st.sampled_from(["snapshot", "step", "turn", "scale", "at once"]), max_size=12))
+@given(
+    st.lists(st.sampled_from(["snapshot", "step", "turn", "scale", "data", "at once"]), max_size=12)
+)
 @settings(max_examples=25, deadline=None)
 def test_a_snapshot_is_right_or_says_that_it_isnt(script: list[str]) -> None:
     loop = proven()
@@ -300,6 +361,8 @@ def test_a_snapshot_is_right_or_says_that_it_isnt(script: list[str]) -> None:
         elif word == "scale":
             with torch.no_grad():
                 loop.model[2].weight.mul_(0.5)
+        elif word == "data":
+            loop.model[2].weight.data.mul_(0.5)
         else:
             check()  # the one before must have been written
             right = values(tracking(model=loop.model, optimizer=loop.optimizer).snapshot())

@@ -29,7 +29,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from resilient_nb.rank.sampling import Sample
 from resilient_nb.rank.segment import Segment, aligned
 from resilient_nb.rank.sharded import part_of
-from resilient_nb.rank.tensors import check_storable, copyable, dtype_name, numpy_dtype
+from resilient_nb.rank.tensors import check_storable, copyable, dtype_name, numpy_dtype, of_array
 from resilient_nb.storage.manifest import kind_of
 from resilient_nb.storage.tree import Json, Shard, TensorLeaf, name_of
 
@@ -166,7 +166,7 @@ class Sources:
         if id(leaf) not in self._found:
             # Kept: the address of what is gone would soon be another tensor's.
             native = np.ascontiguousarray(leaf.array, leaf.array.dtype.newbyteorder("="))
-            tensor = torch.from_numpy(native.reshape(leaf.array.shape))
+            tensor = of_array(native.reshape(leaf.array.shape))
             self._found[id(leaf)] = leaf, tensor, tensor
         return self._found[id(leaf)][1]
 
@@ -368,8 +368,8 @@ def _lay_out(leaves: Mapping[str, TensorLeaf], sources: Sources) -> tuple[dict[s
     for name, leaf in leaves.items():
         source = sources.tensor(leaf)
         nbytes = source.nbytes
-        if nbytes:
-            others = at.setdefault(source.data_ptr(), [])
+        if nbytes and (address := source.data_ptr()):  # 0: what has no memory of its own
+            others = at.setdefault(address, [])
             first = next((n for n in others if _is_same(leaf, leaves[n], sources)), None)
             if first is not None:
                 slots[name] = replace(slots[first], name=name, tied=first)
@@ -390,4 +390,5 @@ def _is_same(one: TensorLeaf, other: TensorLeaf, sources: Sources) -> bool:
         (t.shape, t.stride(), t.dtype, t.device, t.is_conj(), t.is_neg())
         for t in (sources.tensor(one), sources.tensor(other))
     )
-    return a == b and one.shard == other.shard
+    # An array and a tensor with its memory are two things; so are int4 and its bits as uint8.
+    return a == b and (one.torch_dtype, one.shard) == (other.torch_dtype, other.shard)

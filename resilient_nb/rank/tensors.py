@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.parameter import is_lazy
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from resilient_nb.errors import CannotStore
 from resilient_nb.storage.tree import TensorLeaf
@@ -40,16 +43,29 @@ def check_storable(tensor: torch.Tensor, where: Callable[[], str]) -> None:
     reason = None
     if tensor.is_quantized or dtype_name(tensor.dtype).startswith("q"):
         reason = "a quantized tensor"
+    elif tensor.is_nested:
+        reason = "a nested tensor"
     elif tensor.layout is not torch.strided:
         reason = f"a sparse tensor ({dtype_name(tensor.layout)})"
     elif tensor.is_meta:
         reason = "a meta tensor, which has no values"
+    elif type(tensor) not in (torch.Tensor, torch.nn.Parameter) and _is_hollow(tensor):
+        reason = f"of the class {type(tensor).__name__}, which has no memory of its own"
     elif tensor.dtype not in _NATIVE and tensor.element_size() not in _BITS:
         reason = f"of dtype {tensor.dtype}"
     if reason is not None:
         raise CannotStore(
             f"{where()} is {reason}; checkpoints hold dense tensors. Convert it, or leave it out."
         )
+
+
+def _is_hollow(tensor: torch.Tensor) -> bool:
+    """Whether a tensor's values are elsewhere (in tensors that it wraps), or aren't there yet."""
+    return (
+        is_lazy(tensor)
+        or is_traceable_wrapper_subclass(tensor)
+        or (tensor.nbytes > 0 and tensor.data_ptr() == 0)  # MaskedTensor, FakeTensor
+    )
 
 
 def is_plain(tensor: torch.Tensor) -> bool:
@@ -59,7 +75,7 @@ def is_plain(tensor: torch.Tensor) -> bool:
         and tensor.device.type == "cpu"
         and tensor.layout is torch.strided
         and tensor.is_contiguous()
-        and not (tensor.is_quantized or tensor.is_conj() or tensor.is_neg())
+        and not (tensor.is_quantized or tensor.is_nested or tensor.is_conj() or tensor.is_neg())
         and (tensor.dtype in _NATIVE or tensor.element_size() in _BITS)
     )
 
@@ -70,6 +86,19 @@ def copyable(tensor: torch.Tensor) -> torch.Tensor:
     if dtype in _NATIVE or dtype.is_floating_point or dtype.is_complex:
         return tensor
     return tensor.view(_BITS[tensor.element_size()])
+
+
+def of_array(array: np.ndarray[Any, Any]) -> torch.Tensor:
+    """Return a tensor with an array's memory, only to be read.
+
+    Torch warns of arrays that are read-only: such a one is shown to it as if it weren't. The tensor
+    doesn't keep it alive then.
+    """
+    if array.flags.writeable:
+        return torch.from_numpy(array)
+    about = array.__array_interface__
+    same = SimpleNamespace(__array_interface__={**about, "data": (about["data"][0], False)})
+    return torch.from_numpy(np.asarray(same))
 
 
 def to_leaf(tensor: torch.Tensor) -> TensorLeaf:

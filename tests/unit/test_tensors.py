@@ -12,8 +12,12 @@ import tensorstore
 import torch
 import zarr
 from torch import nn
+from torch._subclasses import FakeTensorMode
+from torch.masked import masked_tensor
+from torch.testing._internal.two_tensor import TwoTensor
 
 from resilient_nb.errors import CannotStore
+from resilient_nb.rank.stored import Stored
 from resilient_nb.rank.tensors import dtype_name, from_leaf, is_plain, numpy_dtype, to_leaf
 from tests.unit.shelf import Shelf, tracking
 
@@ -124,8 +128,57 @@ def test_a_conjugate_is_no_tied_tensor(shelf: Shelf) -> None:
     assert x.data_ptr() == given[3].data_ptr()
 
 
+def ties(stored: Stored) -> dict[str, str | None]:
+    return {t.name: t.tied for t in stored.manifest.tensors if t.name.startswith("x/")}
+
+
+@pytest.mark.parametrize("first", ["array", "tensor"])
+def test_an_array_and_a_tensor_with_its_memory_stay_two_things(shelf: Shelf, first: str) -> None:
+    array = np.zeros(4, np.float32)
+    given: dict[str, Any] = {"array": array, "tensor": torch.from_numpy(array)}
+    order = sorted(given, reverse=first == "tensor")
+    shared = {name: given[name] for name in order}
+    found = shelf.write(tracking(x=shared).snapshot()).state("x")
+    assert {name: type(value) for name, value in found.items()} == {
+        "array": np.ndarray, "tensor": torch.Tensor,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["bits8", "int4"])
+def test_bits_as_two_dtypes_stay_two_things(shelf: Shelf, name: str) -> None:
+    raw = torch.arange(8, dtype=torch.uint8)
+    given = [raw, raw.view(getattr(torch, name)), raw.view(getattr(torch, name)), raw]
+    stored = shelf.write(tracking(x=given).snapshot())
+    found = stored.state("x")
+    assert [tensor.dtype for tensor in found] == [tensor.dtype for tensor in given]
+    assert ties(stored) == {"x/0": None, "x/1": None, "x/2": "x/1", "x/3": "x/0"}
+
+
+def test_an_array_that_is_read_only_is_kept_without_a_word(
+    shelf: Shelf, recwarn: pytest.WarningsRecorder
+) -> None:
+    array = np.arange(6.0).reshape(2, 3)
+    array.flags.writeable = False
+    given = {"a": array, "b": array, "c": array[:, ::2], "d": np.broadcast_to(array, (2, 2, 3))}
+    stored = shelf.write(tracking(x=given).snapshot())
+    found = stored.state("x")
+    for name, value in given.items():
+        np.testing.assert_array_equal(found[name], value)
+    assert ties(stored) == {"x/a": None, "x/b": "x/a", "x/c": None, "x/d": None}
+    assert not array.flags.writeable
+    assert not recwarn.list
+
+
 def odd_ones() -> dict[str, torch.Tensor]:
+    with FakeTensorMode():
+        fake = torch.ones(3)
+    pieces = [torch.ones(2), torch.ones(3)]
     return {
+        "a nested tensor": torch.nested.nested_tensor(pieces),
+        "a nested tensor ": torch.nested.nested_tensor(pieces, layout=torch.jagged),
+        "of the class TwoTensor": TwoTensor(torch.ones(3), torch.zeros(3)),
+        "of the class FakeTensor": fake,
+        "of the class MaskedTensor": masked_tensor(torch.ones(2), torch.tensor([True, False])),
         "a sparse tensor (sparse_coo)": torch.eye(4).to_sparse(),
         "a quantized tensor": torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.quint8),
         "a meta tensor, which has no values": torch.empty(3, device="meta"),
@@ -133,9 +186,12 @@ def odd_ones() -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
-@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("number", range(8))
 def test_what_has_no_plain_bytes_is_refused_by_name(number: int) -> None:
     what, tensor = list(odd_ones().items())[number]
+    what = what.strip()
+    if "class" in what:
+        what += ", which has no memory of its own"
     model = nn.Linear(2, 2)
     model.register_buffer("mask", tensor)
     for tracker, where in (
@@ -149,6 +205,15 @@ def test_what_has_no_plain_bytes_is_refused_by_name(number: int) -> None:
             f"{where} is {what}; checkpoints hold dense tensors. Convert it, or leave it out."
         )
     assert not is_plain(tensor)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_lazy_parameters_are_refused_by_name(dtype: torch.dtype) -> None:
+    tracker = tracking(model=nn.Sequential(nn.LazyLinear(3, dtype=dtype)))
+    tracker.prepare()
+    with pytest.raises(CannotStore, match=r"Tensor 0\.weight of 'model' is of the class Uninit"):
+        tracker.snapshot()
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

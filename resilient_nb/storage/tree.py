@@ -111,7 +111,8 @@ def flatten(state: object, root: str) -> tuple[Json, dict[str, TensorLeaf]]:
     A tensor's name is `root/` and the keys that lead to it, joined by dots: `model/0.weight`,
     `optimizer/state.0.exp_avg`; for a state that is itself a tensor, `root/value`. Where two
     would be equal (the keys 0 and "0", or "a.b" and "a" then "b"), the later ones in the order
-    of the state end in `~2`, `~3`: the same state always gives the same names.
+    of the state end in `~2`, `~3`: the same state always gives the same names. A lone surrogate in
+    a key becomes its escape, `\\ud800`.
 
     Arrays are not copied. OrderedDict and defaultdict come back as dict; arrays of either byte
     order come back equal in value.
@@ -234,7 +235,8 @@ def _piece(key: object) -> str:
         return ",".join(map(_piece, key))
     if type(key) is int and key not in _INT64:
         return hex(key)  # str() refuses more than 4300 digits
-    return key.hex() if isinstance(key, bytes) else str(key)
+    text = key.hex() if isinstance(key, bytes) else str(key)
+    return text.encode("utf-8", "backslashreplace").decode()  # not all JSON has lone surrogates
 
 
 def _index(key: object) -> str:

@@ -225,6 +225,12 @@ def test_all_sparse_layouts_are_refused(layout: torch.layout) -> None:
         tracking(x={"a": tensor}).snapshot()
 
 
+def test_keys_may_have_lone_surrogates(shelf: Shelf) -> None:
+    given = {"w\ud800": torch.ones(2), "w\\ud800": torch.zeros(2), "plain": "\ud800"}
+    found = shelf.write(tracking(x=given).snapshot()).state("x")
+    assert repr(found) == repr(given)
+
+
 class Momentum(torch.optim.Optimizer):
     """Its state has everything that an optimizer's may have."""
 

@@ -119,6 +119,16 @@ def test_names_that_would_be_equal_are_counted() -> None:
     assert names(state) == ["model/0", "model/0~2", "model/a.b", "model/a.b~2", "model/0~2~2"]
 
 
+def test_names_have_no_lone_surrogates() -> None:
+    """Not all JSON can have them: msgspec's, for one."""
+    keys = ["w\ud800", "w\\ud800", "é\udc00", ("\ud800", 1)]
+    state = {key: leaf() for key in keys}
+    assert names(state) == [
+        "model/w\\ud800", "model/w\\ud800~2", "model/é\\udc00", "model/\\ud800,1",
+    ]  # fmt: skip
+    assert there_and_back(state).keys() == state.keys()  # type: ignore[attr-defined]
+
+
 def test_each_leaf_gets_its_own_array_back() -> None:
     state = {0: np.array([1]), "0": np.array([2]), "a": {"b": np.array([3])}, "a.b": np.array([4])}
     assert same(there_and_back(state), state)

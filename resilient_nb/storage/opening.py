@@ -46,7 +46,10 @@ def open_at(store: ObjectStore, identity: str, *, private: bool = True) -> Check
         KeyMissing: it is encrypted, and this process lacks the key.
     """
     place = f"{store.url}/{identity}"
-    data = root_of(store, identity)
+    try:
+        data = root_of(store, identity)
+    except IsADirectoryError as error:
+        raise damaged(identity, "the manifest", f"can't be read ({error})") from error
     if data is None:
         raise CheckpointError(f"{place} holds no committed checkpoint.")
     text = _intact(data)

@@ -34,7 +34,8 @@ _Record = TypeVar("_Record")
 #: Small tensors of less than this together take steps of Python more than they take reads: in
 #: several threads these would wait for each other.
 _LITTLE = 1 << 20
-_GONE = (errno.ENOENT, errno.ENOTDIR, errno.EIO)
+#: What is no store that is out of reach; a folder may be in an object's place.
+_DAMAGE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO)
 
 
 class Checkpoint:
@@ -257,7 +258,7 @@ class Checkpoint:
         try:
             return read()
         except OSError as error:
-            if error.errno not in _GONE:
+            if error.errno not in _DAMAGE:
                 raise
             self._fail(name, f"can't be read ({error})")
         except (ValueError, KeyError, TypeError, OverflowError) as error:

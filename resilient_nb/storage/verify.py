@@ -30,6 +30,8 @@ from resilient_nb.storage.tree import Json
 from resilient_nb.storage.zarr3 import GROUP, array_json, chunk_name, group_json
 
 _GONE = (errno.ENOENT, errno.ENOTDIR)
+#: What is damage, and no store that is out of reach; a folder may be in an object's place.
+_DAMAGE = (*_GONE, errno.EISDIR, errno.EIO)
 _CRC_BYTES = 4
 
 #: Says what is wrong with an object's bytes: (tensor or document, why). Nothing if they are right.
@@ -94,7 +96,7 @@ class Verifier:
         except CheckpointError as error:
             return [Problem(identity, "the manifest", f"can't be used: {error}", root)]
         except OSError as error:
-            if error.errno not in (*_GONE, errno.EIO):
+            if error.errno not in _DAMAGE:
                 raise
             return [Problem(identity, "the manifest", f"can't be read: {error}", root)]
         found = [(root, wrong) for wrong in _manifest(manifest, identity, data)]
@@ -156,7 +158,7 @@ class Verifier:
             try:
                 known = list(check(self._read(key)))
             except OSError as error:
-                if error.errno not in (*_GONE, errno.EIO):
+                if error.errno not in _DAMAGE:
                     raise
                 why = "is missing" if error.errno in _GONE else f"can't be read: {error}"
                 known = [(what, why)]

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from resilient_nb.errors import CorruptCheckpoint
 from resilient_nb.storage.encoding import codecs_of
 from resilient_nb.storage.local import LocalStore
+from resilient_nb.storage.opening import open_at
 from resilient_nb.storage.verify import Problem, Verifier, verify
 from resilient_nb.storage.writing import Options, commit, write_documents
 from tests.unit.checkpoints import (
@@ -187,6 +189,29 @@ def test_a_disk_that_cant_read_is_damage_and_a_store_out_of_reach_is_not(
         fails(errno.EHOSTUNREACH, on)
         with pytest.raises(OSError, match="No route"):
             verify(store, IDENTITY)
+
+
+@pytest.mark.parametrize(("key", "what"), [
+    (f"{WEIGHT}/c.0.0.0", WEIGHT), (f"{PACK}/c.0", "model/0.bias"), ("zarr.json", "the manifest"),
+    ("state/shared/zarr.json", "shared"), ("model/zarr.json", "group model"),
+])  # fmt: skip
+def test_a_folder_in_an_objects_place_is_damage(store: LocalStore, key: str, what: str) -> None:
+    save(store)
+    path = store.path(IDENTITY) / key
+    path.unlink()
+    path.mkdir()
+    found = {problem.what: problem.why for problem in verify(store, IDENTITY)}
+    assert "Is a directory" in found[what]
+    if what.startswith("group"):
+        return  # which only other readers need
+    with pytest.raises(CorruptCheckpoint, match=r"damaged: .* can't be read \(.*Is a directory"):
+        read_all(store)
+
+
+def read_all(store: LocalStore) -> None:
+    checkpoint = open_at(store, IDENTITY)
+    checkpoint.document("shared")
+    checkpoint.read_many(checkpoint.names())
 
 
 def test_lone_surrogates_and_floats_keep_their_form(store: LocalStore) -> None:

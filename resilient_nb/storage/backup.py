@@ -90,6 +90,8 @@ def restore(settings: Settings, place: Place, say: Say, dry_run: bool = False) -
     transfer = Transfer(settings, place, say, dry_run, time.monotonic())
     with _told(place), tempfile.TemporaryDirectory(prefix="resilient-nb-") as folder:
         index = snapshots.newest(source)
+        if index is None and not owner(source):
+            raise CheckpointError(f"{place} is no backup: there is no copy of a journal in it.")
         snapshot = _at_home(settings, source, Path(folder, "home.db"))
         is_new = snapshot is None
         if snapshot is None:

@@ -531,6 +531,7 @@ def test_what_makes_no_sense_is_refused(home: StoredHome, tmp_path: Path) -> Non
     empty = home.elsewhere(tmp_path / "empty")
     refused(lambda: save(empty, tmp_path / "backup"), CheckpointError, "RESILIENT_NB_HOME")
     refused(lambda: load(empty, tmp_path / "nothing"), CheckpointError, "no backup")
+    refused(lambda: load(home, tmp_path / "nothing"), CheckpointError, "no backup")
     store = home.settings.store
     for place in (store, f"{store}/runs", str(Path(store).parent)):
         refused(lambda p=place: save(home, p), InvalidRequest, "another place")  # type: ignore[misc]

@@ -30,6 +30,7 @@ def load(ref: str, into: Any = None, only: str | None = None) -> Any:
         state of `only`.
 
     Raises:
+        InvalidRequest: `into` can't be filled, or isn't what `only` says.
         UnknownName: there is no such checkpoint.
         CorruptCheckpoint: bytes don't match their digest.
     """

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from resilient_nb.errors import CheckpointError, UnknownName
+from resilient_nb.errors import CheckpointError, InvalidRequest, UnknownName
 from resilient_nb.storage.mirrored import open_path
 from resilient_nb.storage.reading import Checkpoint
 from resilient_nb.storage.tree import tensor_names
@@ -100,9 +100,12 @@ def load_path(
         `into` filled, or the state of `only`, or a lazy `State`.
 
     Raises:
+        InvalidRequest: `into` can't be filled, or isn't what `only` says.
         CheckpointError: nothing is there, or it doesn't fit `into`.
         CorruptCheckpoint: it is damaged. Tensors of `into` may have been filled already.
     """
+    if into is not None:
+        _check_into(into, only)
     state = State(open_path(path, copies))
     if into is None:
         return state if only is None else state[only]
@@ -113,6 +116,43 @@ def load_path(
         except (RuntimeError, ValueError, KeyError) as error:
             raise CheckpointError(f"{name!r} of {state.ref} doesn't fit: {error}") from error
     return into
+
+
+def _check_into(into: Any, only: str | None) -> None:
+    """Refuse what can't be filled.
+
+    Raises:
+        InvalidRequest: with what would do.
+    """
+    if isinstance(into, dict) and only is not None and list(into) != [only]:
+        raise InvalidRequest(
+            f"into= is a dict of {', '.join(map(str, into)) or 'nothing'}, and only= says "
+            f"{only!r}. The dict says by itself what is read: leave only= out."
+        )
+    for target in into.values() if isinstance(into, dict) else (into,):
+        if not hasattr(target, "load_state_dict"):
+            raise InvalidRequest(
+                f"into= can't fill a {type(target).__name__}. Give it a module, an optimizer, or "
+                "what else has load_state_dict(), or a dict of such by tracked name. Without "
+                "into= the values are returned."
+            )
+        if _is_meta(target):
+            raise InvalidRequest(
+                f"into= can't fill a {type(target).__name__} on the meta device: it has no memory. "
+                "Call its to_empty(device='cpu') first."
+            )
+
+
+def _is_meta(target: Any) -> bool:
+    """Whether a module, or an optimizer's parameters, are on the meta device."""
+    import torch
+
+    tensors: Iterable[Any] = ()
+    if isinstance(target, torch.nn.Module):
+        tensors = target.state_dict(keep_vars=True).values()
+    elif isinstance(target, torch.optim.Optimizer):
+        tensors = (p for group in target.param_groups for p in group["params"])
+    return any(isinstance(tensor, torch.Tensor) and tensor.is_meta for tensor in tensors)
 
 
 def _fitting(state: State, target: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from resilient_nb.client import Client
 from resilient_nb.core.differences import DiffReport
 from resilient_nb.core.recorded import CheckpointReport
 from resilient_nb.core.views import CheckpointView, RunView
-from resilient_nb.errors import UnknownName
+from resilient_nb.errors import InvalidRequest, UnknownName
 from resilient_nb.loading import State
 from resilient_nb.notebook.diff_reports import Difference
 from resilient_nb.notebook.execute import execute
@@ -166,6 +167,29 @@ def test_into_a_module_reads_only_that(plane: Plane) -> None:
     assert resilient_nb.load("digits@20", into=module, only="ema") is module
     assert module.big.weight[0] == 20.0  # type: ignore[union-attr, index]
     assert plane.store.count <= 4080 + 4 * 8
+
+
+@pytest.mark.parametrize(("into", "only", "said"), [
+    (lambda: torch.zeros(10), None, "can't fill a Tensor. Give it a module"),
+    (lambda: [], "ema", "can't fill a list"),
+    (lambda: {"model": {}}, None, "can't fill a dict"),
+    (lambda: {"ema": torch.nn.Linear(1, 1)}, "nope", "is a dict of ema, and only= says 'nope'"),
+    (lambda: {}, "ema", "is a dict of nothing"),
+    (lambda: torch.nn.Linear(1, 1, device="meta"), None, "fill a Linear on the meta device"),
+    (lambda: torch.optim.SGD(torch.nn.Linear(1, 1, device="meta").parameters()), "optimizer",
+     "fill a SGD on the meta device"),
+])  # fmt: skip
+def test_what_cant_be_filled_is_refused(
+    plane: Plane, into: Callable[[], Any], only: str | None, said: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=re.escape(said)):
+        resilient_nb.load("digits@20", into=into(), only=only)
+
+
+def test_a_dict_may_say_the_same_as_only(plane: Plane) -> None:
+    schedule = torch.optim.lr_scheduler.LRScheduler.__new__(torch.optim.lr_scheduler.StepLR)
+    found = resilient_nb.load("digits@20", into={"schedule": schedule}, only="schedule")
+    assert found["schedule"].last_epoch == 20
 
 
 def test_the_shell_lists_and_reads_no_tensor(plane: Plane, shell: Shell) -> None:

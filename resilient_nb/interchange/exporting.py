@@ -14,7 +14,15 @@ import numpy as np
 import torch
 
 from resilient_nb.errors import CannotStore, InvalidRequest
-from resilient_nb.interchange.files import ARRAYS, NEEDS, ONLY, OURS, STATE, unpickler_says
+from resilient_nb.interchange.files import (
+    ARRAYS,
+    NEEDS,
+    ONLY,
+    OURS,
+    STATE,
+    global_in,
+    is_about_the_file,
+)
 from resilient_nb.loading import State
 from resilient_nb.rank.tensors import dtype_name, from_leaf
 from resilient_nb.storage.manifest import checkpoint_digest
@@ -110,10 +118,11 @@ def _apart(
     """Return each tensor once, the other names of tied ones, and which were numpy arrays."""
     kept: dict[str, str] = {}
     ties: dict[str, str] = {}
-    for name in names:
-        key = name.removeprefix(prefix)
+    # The file has metadata of some names itself, which can't be ties: their tensors come first.
+    for key in sorted((n.removeprefix(prefix) for n in names), key=is_about_the_file, reverse=True):
+        name = prefix + key
         other = kept.setdefault(checkpoint.record(name).tied or name, key)
-        if other != key:
+        if other != key and not is_about_the_file(key):
             ties[key] = other
     wanted = [name for name in names if name.removeprefix(prefix) not in ties]
     read = checkpoint.read_many(wanted)
@@ -150,9 +159,12 @@ def _write_torch(state: State, path: Path, only: str | None) -> None:
     try:
         torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
+        named = global_in(error)
         raise CannotStore(
-            f"{state.ref} holds something that torch's weights-only unpickler refuses "
-            f"({unpickler_says(error)}). Export the parts without it, with --only."
+            f"{state.ref} holds something that torch's weights-only unpickler refuses"
+            f"{f' ({named})' if named else ''}: an int of more than 2,000 bits, or, with an older "
+            "torch, sets, bytes or complex numbers. Export it as .safetensors, or the parts "
+            "without it, with --only."
         ) from None
 
 
@@ -164,6 +176,6 @@ def _plain(value: Any) -> Any:
         return value.item()
     if isinstance(value, dict):
         return {_plain(key): _plain(item) for key, item in value.items()}
-    if type(value) in (list, tuple):
+    if type(value) in (list, tuple, set):
         return type(value)(_plain(item) for item in value)
     return value

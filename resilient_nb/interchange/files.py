@@ -123,8 +123,14 @@ def _loaded(path: Path) -> Any:
 
 def unpickler_says(error: Exception) -> str:
     """Return why torch's weights-only unpickler refused, without its advice to trust the file."""
+    named = global_in(error)
+    return f"it names {named}" if named else "it is no such file"
+
+
+def global_in(error: Exception) -> str | None:
+    """Return the class or function that torch's weights-only unpickler refused, if it was one."""
     found = _GLOBAL.search(str(error))
-    return f"it names {found[1]}" if found else "it is no such file"
+    return found[1] if found else None
 
 
 def _part(state: Any, only: str | None, path: Path) -> Any:
@@ -160,7 +166,7 @@ def _safetensors(path: Path, wanted: Wanted) -> dict[str, Any]:
     tensors, about = _read_safetensors(path)
     # Tied tensors are there once; their other names are in the metadata, as is usual.
     for name, other in about.items():
-        if name not in tensors and other in tensors and not _is_about_the_file(name):
+        if name not in tensors and other in tensors and not is_about_the_file(name):
             tensors[name] = tensors[other]
     if STATE not in about:
         return _by_name(_part(tensors, wanted.only, path), wanted, path)
@@ -177,7 +183,8 @@ def _safetensors(path: Path, wanted: Wanted) -> dict[str, Any]:
     return {wanted.name: next(iter(states.values()))}
 
 
-def _is_about_the_file(key: str) -> bool:
+def is_about_the_file(key: str) -> bool:
+    """Whether metadata of this name is no tie of a tensor of this name."""
     return key == "format" or key.startswith(OURS)
 
 

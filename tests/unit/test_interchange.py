@@ -160,6 +160,15 @@ def taken(path: Path, run: str = "new", **how: Any) -> State:
     return state
 
 
+def kept(cluster: Cluster, folder: Path, run: str, state: dict[str, Any]) -> None:
+    """Make a checkpoint of what a job could keep, but no file that is imported."""
+    from resilient_nb.interchange.importing import Target, _flat, _write
+
+    cluster.begin_import(run)
+    new = _write(_flat(state), Target(run, 3, cluster.shelf), f"{run}/00000003-e1", 1, folder, "")
+    cluster.import_checkpoint(new)
+
+
 # --- there and back -----------------------------------------------------------------------
 
 
@@ -187,13 +196,8 @@ def json_dicts(state: Any) -> Any:
 
 
 def test_numpy_arrays_survive_safetensors(cluster: Cluster, tmp_path: Path) -> None:
-    from resilient_nb.interchange.importing import Target, _flat, _write
-
-    target = Target("arrays", 3, cluster.shelf)
     extra = {"extra": a_state()["extra"]}
-    cluster.begin_import("arrays")
-    new = _write(_flat(extra), target, "arrays/00000003-e1", 1, tmp_path, "")
-    cluster.import_checkpoint(new)
+    kept(cluster, tmp_path, "arrays", extra)
     path = resilient_nb.export("arrays", tmp_path / "x.safetensors")
     assert same(taken(path)["extra"], extra["extra"])
     plain_one = resilient_nb.export("arrays", tmp_path / "x.pt")
@@ -267,6 +271,29 @@ def test_tied_tensors_stay_tied(cluster: Cluster, tmp_path: Path) -> None:
         assert found["0.weight"] is found["1.weight"] or (
             found["0.weight"].data_ptr() == found["1.weight"].data_ptr()
         )
+
+
+@pytest.mark.parametrize("names", [
+    ("a", "format"), ("format", "a"), ("a", "format", "resilient_nb.state", "b"),
+])  # fmt: skip
+def test_ties_may_have_the_names_of_metadata(
+    cluster: Cluster, tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    weight = torch.arange(5.0)
+    kept(cluster, tmp_path, "a", {"m": dict.fromkeys(names, weight)})
+    path = resilient_nb.export("a", tmp_path / "a.safetensors", "m")
+    found = taken(path)["m"]
+    assert same(found, dict.fromkeys(names, weight))
+    assert found["a"].data_ptr() == found["format"].data_ptr()
+
+
+def test_what_a_torch_file_cant_hold_is_said(cluster: Cluster, tmp_path: Path) -> None:
+    state = {"m": {"w": torch.ones(2)}, "n": {"huge": 2**3000, "set": {np.float32(1.5)}}}
+    kept(cluster, tmp_path, "a", state)
+    with pytest.raises(CannotStore, match=r"a@3 holds .* refuses: an int of more than 2,000 bits"):
+        resilient_nb.export("a", tmp_path / "a.pt")
+    assert same(taken(resilient_nb.export("a", tmp_path / "a.safetensors"))["n"], state["n"])
+    assert list(torch.load(resilient_nb.export("a", tmp_path / "m.pt", "m"))) == ["w"]
 
 
 def test_ties_in_files_of_others_are_understood(cluster: Cluster, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from resilient_nb.core import events as ev
 from resilient_nb.core.chaos import is_drill
 from resilient_nb.core.model import Injection, Job, Keep, Thinning
 from resilient_nb.core.names import checkpoint_id
-from resilient_nb.core.retention import Fate, fates, rule_of, superfluous
+from resilient_nb.core.retention import Fate, fates, rule_of, superfluous, undecided
 from resilient_nb.core.views import RetentionReport, RetentionRow
 from resilient_nb.wire.orders import CheckpointFailed
 
@@ -45,6 +45,7 @@ class Keeping:
         self._everything = True  # what was left by those before us
         self._jobs: dict[str, None] = {}
         self._full: set[str] = set()  # checkpoints and attempts for which room was made
+        self._undecided: set[str] = set()  # jobs that were told that their rule drops nothing
 
     # --- what happens to checkpoints --------------------------------------------------------
 
@@ -53,6 +54,16 @@ class Keeping:
         keep = rule_of(self._engine.world, name)
         if keep.thinning is Thinning.ALWAYS:
             self._drop(name, keep, str(keep))
+            self._tell(name, keep)
+
+    def _tell(self, name: str, keep: Keep) -> None:
+        """Tell a run's job, once, that its rule drops nothing since it can't tell the best."""
+        run = self._engine.world.runs[name]
+        job = self._engine.world.active_job(name)
+        why = undecided(self._engine.world, name, keep) if len(run.checkpoints) > 1 else ""
+        if job is not None and why and job.id not in self._undecided:
+            self._undecided.add(job.id)
+            self._engine.live.note(job.id, why)
 
     def checkpoint_failed(self, job: Job, fact: CheckpointFailed) -> None:
         """A rank couldn't write one: tell the user, and make room if that was the reason."""
@@ -92,7 +103,8 @@ class Keeping:
         world, asked = self._engine.world, keep is not None
         keep = rule_of(world, name) if keep is None else keep
         rows = tuple(map(_row, fates(world, name, keep)))
-        report = RetentionReport(name, str(keep), dry_run, rows)
+        hint = undecided(world, name, keep)
+        report = RetentionReport(name, str(keep), dry_run, rows, hint=hint)
         waits = keep.thinning is Thinning.FULL and not asked
         if waits and not lacks_room(world, name, self._engine.hosts.store_free()):
             return _spared(report)

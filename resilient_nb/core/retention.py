@@ -3,7 +3,8 @@
 Two kinds are: what somebody needs, whatever the rule says (a head, a fork's origin, a tag, what a
 job goes on from, the end of a job that succeeded), and what the rule (`model.Keep`) wants. All
 others are superfluous. Thinning is stable: what is kept now is not superfluous later, unless newer
-checkpoints take its place among the last or the best.
+checkpoints take its place among the last or the best, or are the first to have a metric that tells
+which are the best.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from resilient_nb.core.model import (
     Run,
     Thinning,
 )
+from resilient_nb.core.names import did_you_mean, listed
 from resilient_nb.core.world import World
 from resilient_nb.errors import InvalidRequest
 
@@ -56,6 +58,26 @@ def fates(world: World, name: str, keep: Keep) -> tuple[Fate, ...]:
 def superfluous(world: World, name: str, keep: Keep) -> tuple[str, ...]:
     """Return the checkpoints of a run that neither anybody needs nor the rule wants."""
     return tuple(fate.checkpoint.id for fate in fates(world, name, keep) if not fate.reasons)
+
+
+def undecided(world: World, name: str, keep: Keep) -> str:
+    """Say why a rule can't tell a run's best: no checkpoint has the metric, misspelt, say.
+
+    Until one has it, the rule drops nothing. Return "" if it can tell. That `auto` goes by `loss`,
+    nobody has asked for: it goes by the last alone then.
+    """
+    own = world.runs[name].checkpoints.values()
+    if keep.thinning is not Thinning.ALWAYS or not own:
+        return ""
+    known = {metric for c in own for metric in c.metrics}
+    lacking = [best.metric for best in keep.best if best.metric not in known]
+    if not lacking:
+        return ""
+    hint = did_you_mean(lacking[0], known)
+    return (
+        f"No checkpoint of {name} has the metric {lacking[0]} yet, so the rule {keep} drops "
+        f"nothing: it can't tell which are the best. Metrics there are: {listed(known)}{hint}"
+    )
 
 
 def rule_of(world: World, name: str) -> Keep:
@@ -122,6 +144,8 @@ def _wanted(world: World, run: Run, keep: Keep) -> Iterator[_Reason]:
                 yield c.id, f"the first from step {mark} on"
     for best in keep.best:
         yield from _best(own, best)
+    if undecided(world, run.name, keep):
+        yield from ((c.id, "the rule can't tell the best") for c in own)
 
 
 def _best(own: list[Checkpoint], best: Best) -> Iterator[_Reason]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from resilient_nb.core.retention import (
     rule_of,
     start_of,
     superfluous,
+    undecided,
     was_dropped,
 )
 from resilient_nb.core.views import RetentionReport, RetentionRow
@@ -295,7 +297,30 @@ def test_a_plateau_keeps_the_earlier_ones() -> None:
         told.commit("a", 10, loss)
     assert left(told, Keep(best=(Best(2, "loss"),)), "a") == [20, 30, 50]
     assert left(told, Keep(best=(Best(1, "loss", greatest=True),)), "a") == [10, 50]
-    assert left(told, Keep(best=(Best(3, "accuracy"),)), "a") == [50]
+
+
+def test_a_metric_that_no_checkpoint_has_drops_nothing() -> None:
+    """A misspelt one would drop all but the end, and with them the best."""
+    told = story()
+
+    def commit(step: int, **metrics: float) -> None:
+        new = a_checkpoint(step=step, parent=told.world.runs["digits"].head, metrics=metrics)
+        told.then(ev.CheckpointCommitted(told.now, new))
+
+    commit(20, lr=0.1)
+    commit(40, lr=0.1)
+    for keep in (Keep(best=(Best(3, "los"),)), Keep(last=1, best=(Best(1, "lr"), Best(1, "los")))):
+        assert left(told, keep) == [20, 40]
+        assert "Metrics there are: lr." in undecided(told.world, "digits", keep)
+        first = fates(told.world, "digits", keep)[0]
+        assert "the rule can't tell the best" in first.reasons
+    # By `loss`, which nobody logs here, goes what nobody has chosen.
+    auto = replace(KEEP_AUTO, last=1)
+    assert (left(told, auto), undecided(told.world, "digits", auto)) == ([40], "")
+    keep = Keep(best=(Best(1, "los"),))
+    commit(60, los=0.5)
+    commit(80, los=1.0)
+    assert (left(told, keep), undecided(told.world, "digits", keep)) == ([60, 80], "")
 
 
 def test_a_run_has_the_rule_of_its_newest_job() -> None:
@@ -635,6 +660,28 @@ def test_retain_says_what_it_would_do_and_then_does_it(desk: Desk) -> None:
     again = desk.ask(rq.Retain("digits", Keep(last=2)))
     assert [row.step for row in again.checkpoints] == [100, 120]
     assert len(desk.dropped()) == 1
+
+
+def test_a_misspelt_metric_is_said_to_the_job_once_and_by_retain(desk: Desk) -> None:
+    desk.begin(Keep(best=(Best(3, "los"),)))
+    desk.commit(20, metrics={"loss": 0.5})
+    assert desk.notes() == ()  # there is nothing to drop
+    desk.commit(40, metrics={"loss": 0.4})
+    desk.commit(60, metrics={"loss": 0.3, "lr": 0.1})
+    assert desk.steps == [20, 40, 60]
+    said = (
+        "No checkpoint of digits has the metric los yet, so the rule best=3:los drops nothing: it "
+        "can't tell which are the best. Metrics there are: loss"
+    )
+    assert desk.notes() == (f"{said}; did you mean loss?",)
+    for dry_run in (True, False):
+        report = desk.ask(rq.Retain("digits", None, dry_run))
+        assert all(row.kept for row in report.checkpoints)
+        assert report.hint == f"{said}, lr; did you mean loss?"
+        assert "Nothing is dropped now." in retention_text(report)
+    assert desk.dropped() == []
+    assert desk.ask(rq.Retain("digits", Keep(best=(Best(1, "loss"),)))).hint == ""
+    assert desk.steps == [60]
 
 
 def test_retain_without_a_rule_uses_the_runs(desk: Desk) -> None:

@@ -24,7 +24,7 @@ from resilient_nb.rank.segment import ALIGNMENT, aligned
 from resilient_nb.rank.sharded import local_of
 from resilient_nb.rank.snapshot import Copier, Part, Snapshot, Sources
 from resilient_nb.rank.stored import Stored
-from resilient_nb.rank.tensors import map_tensors, to_leaf, where_is
+from resilient_nb.rank.tensors import dtype_name, map_tensors, to_leaf, where_is
 from resilient_nb.rank.waiting import NAME, give_gradients, waiting_gradients
 from resilient_nb.storage.tree import Json, TensorLeaf, flatten
 
@@ -242,13 +242,18 @@ def _state_of(value: Any) -> Any:
 
 def _give_back(value: Any, state: Any) -> None:
     if isinstance(value, torch.Tensor):
+        _check_like(value, state, torch.Tensor)
         with torch.no_grad():
             value.copy_(state)
     elif isinstance(value, torch.Generator):
         value.set_state(state)
     elif isinstance(value, np.ndarray):
-        np.copyto(value, state, casting="no")
+        _check_like(value, state, np.ndarray)
+        np.copyto(value, state, casting="equiv")  # of either byte order
     elif isinstance(value, (list, dict)) and not hasattr(value, "load_state_dict"):
+        kind = list if isinstance(value, list) else dict
+        if type(state) is not kind:
+            raise TypeError(f"it was {_what(state)}, and is a {kind.__name__}")
         refill(value, state)
     else:
         try:
@@ -256,6 +261,20 @@ def _give_back(value: Any, state: Any) -> None:
         finally:  # what torch says of it is no more than `KeyError: 'step'`
             if isinstance(value, torch.optim.Optimizer):
                 _check_groups(value)
+
+
+def _check_like(value: Any, state: Any, kind: type) -> None:
+    """Copying would repeat a smaller one, and convert another dtype, without a word."""
+    if not isinstance(state, kind) or _what(state) != _what(value):
+        raise ValueError(f"it was {_what(state)}, and is {_what(value)}")
+
+
+def _what(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"a tensor {dtype_name(value.dtype)}{list(value.shape)}"
+    if isinstance(value, np.ndarray):
+        return f"an array {value.dtype.name}{list(value.shape)}"
+    return f"a {type(value).__name__}"
 
 
 def _check_groups(optimizer: torch.optim.Optimizer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -319,3 +320,38 @@ def test_that_memory_is_short_is_no_misfit(shelf: Shelf) -> None:
     stored = shelf.write(tracking(model=nn.Linear(1, 1)).snapshot())
     with pytest.raises(RuntimeError, match="can't allocate memory"):
         tracking(model=Full(1, 1)).restore(stored)
+
+
+@pytest.mark.parametrize(("was", "now", "why"), [
+    (torch.zeros(1), torch.zeros(2, 3), r"a tensor float32\[1\], and is a tensor float32\[2, 3\]"),
+    (torch.tensor(0.0), torch.zeros(3), r"a tensor float32\[\], and is a tensor float32\[3\]"),
+    (torch.zeros(2), torch.zeros(2, dtype=torch.int32), "a tensor float32.* is a tensor int32"),
+    (np.zeros(1), np.zeros((2, 3)), r"an array float64\[1\], and is an array float64\[2, 3\]"),
+    (np.zeros(2, "f4"), np.zeros(2), "an array float32.* an array float64"),
+    (np.zeros(2), torch.zeros(2, dtype=torch.float64), "an array float64.* a tensor float64"),
+    ({"a": 1}, [0], "a dict, and is a list"),
+    ([("a", 1)], {"a": 0}, "a list, and is a dict"),
+])  # fmt: skip
+def test_what_is_of_another_shape_dtype_or_kind_doesnt_fit(
+    shelf: Shelf, was: Any, now: Any, why: str
+) -> None:
+    stored = shelf.write(tracking(t=was).snapshot())
+    before = repr(now)
+    with pytest.raises(StateMismatch, match=f"'t' in.* doesn't fit.*: it was {why}.*--resume"):
+        tracking(t=now).restore(stored)
+    assert repr(now) == before
+
+
+def test_what_is_of_the_same_shape_and_dtype_fits(shelf: Shelf) -> None:
+    was = {
+        "bits": torch.tensor(1.5, dtype=torch.bfloat16), "none": torch.zeros(0, 3),
+        "big": np.array([1, 2], ">i4"), "scalar": np.array(2.0), "rows": [1, 2], "map": {"a": 1},
+        "order": OrderedDict(a=1),
+    }  # fmt: skip
+    now = {
+        "bits": torch.tensor(0.0, dtype=torch.bfloat16), "none": torch.zeros(0, 3),
+        "big": np.array([0, 0], ">i4"), "scalar": np.array(0.0), "rows": [],
+        "map": {"b": 2, "c": 3}, "order": OrderedDict(),
+    }  # fmt: skip
+    tracking(**now).restore(shelf.write(tracking(**was).snapshot()))
+    assert repr(now) == repr(was)

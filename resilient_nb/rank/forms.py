@@ -93,6 +93,27 @@ def unknown_factories(kinds: Kinds) -> list[tuple[int, ...]]:
     return [path for path, _, more in kinds if more == _UNKNOWN]
 
 
+def text_of(value: Any) -> str:
+    """Return `repr(value)`, or the like of it where that fails.
+
+    Python refuses to write ints of more than 4300 digits, and a class's own `__repr__` may do
+    anything.
+    """
+    try:
+        return repr(value)
+    except RecursionError:
+        return object.__repr__(value)
+    except Exception:
+        kind = type(value)
+    if kind is int:
+        return hex(value)
+    if kind is dict:
+        return str([(text_of(k), text_of(v)) for k, v in value.items()])
+    if kind in (list, tuple, set):
+        return f"{kind.__name__} {[text_of(item) for item in value]}"
+    return object.__repr__(value)
+
+
 def refill(container: Any, content: Any) -> None:
     """Give a container of the cell other content: other names may refer to it."""
     container.clear()

@@ -7,8 +7,8 @@ but can't be kept, is named, once.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,18 @@ import torch
 from torch import nn
 
 from resilient_nb.errors import CannotStore
-from resilient_nb.rank.forms import CONTAINERS, Kinds, fill, gather, spread, unknown_factories
+from resilient_nb.rank.forms import (
+    CONTAINERS,
+    Kinds,
+    fill,
+    gather,
+    spread,
+    text_of,
+    unknown_factories,
+)
 from resilient_nb.rank.sharded import is_sharded, local_of
 from resilient_nb.rank.tensors import map_tensors, to_leaf
+from resilient_nb.storage.hashing import digest
 from resilient_nb.storage.tree import flatten
 
 _SCALARS = (bool, int, float, complex, str, bytes, type(None))
@@ -149,24 +158,42 @@ class PlainValues:
 def _look(value: Any) -> tuple[str, list[Any]]:
     """Return a text that differs if a value has changed, and the tensors and arrays in it.
 
-    Of these the text has only which they are, and of tensors how often they were changed: that of
-    an array that is a value by itself has its content.
+    Of those in a container the text has only which they are; that of a small one that is a value by
+    itself has its content: a new one may lie where an old one was, and `.data` counts no changes.
     """
     leaves: list[Any] = []
 
     def look(leaf: Any) -> str:
         leaves.append(leaf)
-        if isinstance(leaf, torch.Tensor):
-            return f"tensor {id(leaf)} {0 if leaf.is_inference() else leaf._version}"
-        if leaf is not value or leaf.nbytes > LIMIT:
-            return f"array {id(leaf)}"
-        content = hashlib.blake2b(leaf.tobytes()).hexdigest()
-        return f"array {leaf.dtype} {leaf.shape} {content}"
+        content = _content(leaf) if leaf is value else None
+        return _which(leaf) if content is None else content
 
     try:
-        return repr(spread(value, look, [])), leaves
-    except RecursionError:
-        return repr(value), leaves
+        return text_of(spread(value, look, [])), leaves
+    except RecursionError:  # it contains itself, or nearly: it can't be kept
+        with suppress(Exception):
+            return repr(value), leaves
+        return object.__repr__(value), leaves
+
+
+def _which(leaf: Any) -> str:
+    if isinstance(leaf, torch.Tensor):
+        return f"tensor {id(leaf)} {0 if leaf.is_inference() else leaf._version}"
+    return f"array {id(leaf)}"
+
+
+def _content(leaf: Any) -> str | None:
+    """Return what is in a tensor or array; None if it is large, or has no plain bytes."""
+    if _nbytes(leaf) > LIMIT or not _is_dense(leaf):
+        return None
+    if isinstance(leaf, np.ndarray):
+        content = digest(np.frombuffer(leaf.tobytes(), np.uint8))
+        return f"array {leaf.dtype} {leaf.shape} {content}"
+    try:
+        stored = to_leaf(_copied(leaf)).array
+    except (RuntimeError, TypeError, KeyError):  # a meta tensor, a quantized one
+        return None
+    return f"tensor {leaf.dtype} {leaf.shape} {digest(stored)}"
 
 
 def _attributes(value: Any) -> dict[str, Any]:

@@ -354,3 +354,36 @@ def test_containers_of_a_killed_rank_go_on(gang: Make) -> None:
     del found["total"]
     assert found == {"counts": {"seen": 120}, "rows": {0: [10], 1: [10], 2: [10]},
                      "last": deque([108, 112, 116])}  # fmt: skip
+
+
+TENSORS_MADE_ANEW = """
+import os, signal, torch
+best, ema, bare, n, huge = torch.tensor(0.0), torch.zeros(3), torch.zeros(2), 0, 10**5000
+for _ in run.steps(60):
+    if run.step == {at}: os.kill(os.getpid(), signal.SIGKILL)
+    for _ in range(3):                 # where the first was is free by the second turn
+        ema = 0.9 * ema + 0.1
+        best = best + 1
+    bare.data.add_(1)
+    n, huge = n + 1, huge + 1
+huge -= 10**5000
+"""
+
+
+def test_tensors_that_a_killed_rank_had_made_anew_go_on(gang: Make) -> None:
+    """A tensor's place is used again by the next: each may look like the cell's own."""
+    out = ("best", "ema", "bare", "n", "huge")
+    whole, made = (
+        gang(TENSORS_MADE_ANEW.format(at=at), interval=Interval(steps=10), out=out)
+        for at in (-1, 48)
+    )
+    whole.begin([1])
+    assert outcomes(whole) == [("finished", 60)]
+    made.begin([1])
+    [end] = made.ended()
+    assert (end.signal, end.step) == (signal.SIGKILL, 48), end
+    made.source = whole.source
+    made.begin([1])
+    assert outcomes(made) == [("finished", 60)]
+    assert repr(returned(made)) == repr(returned(whole))
+    assert (returned(made)["best"], returned(made)["huge"]) == (180, 60)

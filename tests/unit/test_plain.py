@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from resilient_nb.rank import plain
 from tests.unit.shelf import Shelf, a_tracker
 
 
@@ -241,6 +242,68 @@ def test_tensors_without_plain_bytes_are_left_out(shelf: Shelf) -> None:
     found = changed(shelf, {}, {"batch": sparse, "kept": [sparse], "n": 1})
     assert found == {"n": 1}
     assert shelf.notes == ["'kept' holds more than plain values: not kept in checkpoints."]
+
+
+def test_a_tensor_is_known_by_its_content_not_by_where_it_is(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tensor that the loop makes anew may get the place of the cell's, which is gone."""
+    before = {
+        "best": torch.tensor(0.0), "ema": torch.zeros(3), "same": torch.ones(2),
+        "bits": torch.zeros(2, dtype=torch.bfloat16), "turned": torch.zeros(2, 3).T,
+        "bare": torch.ones(2), "none": torch.zeros(0),
+    }  # fmt: skip
+    monkeypatch.setattr(plain, "id", lambda value: 1, raising=False)  # as if all were in one place
+    names = dict(before)
+    tracker = a_tracker(names)
+    tracker.mark()
+    for name in ("best", "ema", "bits", "turned"):
+        names[name] = names[name] + 1
+    names.update(same=torch.ones(2), none=torch.zeros(0, 2))
+    names["bare"].data.mul_(0.5)
+    own = shelf.write(tracker.snapshot()).own()["plain"]
+    assert set(own) == {"best", "ema", "bare", "bits", "turned", "none"}
+    assert all(torch.equal(value, names[name]) for name, value in own.items())
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize")
+def test_tensors_that_have_no_bytes_to_look_at_are_known_by_where_they_are(shelf: Shelf) -> None:
+    kinds: dict[str, Any] = {
+        "meta": torch.empty(2, device="meta"),
+        "few": torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8),
+    }
+    tracker = a_tracker(names := dict(kinds), shelf.notes)
+    tracker.mark()
+    assert shelf.write(tracker.snapshot()).own()["plain"] == {}
+    assert shelf.notes == []
+    names.update(meta=torch.empty(2, device="meta"), n=1)
+    assert shelf.write(tracker.snapshot(), step=40).own()["plain"] == {"n": 1}
+    assert shelf.notes == ["'meta' holds more than plain values: not kept in checkpoints."]
+
+
+class Mute:
+    def __repr__(self) -> str:
+        raise AssertionError("it doesn't say")
+
+
+def test_what_python_cant_write_doesnt_end_the_job(shelf: Shelf) -> None:
+    huge, mute = 10**5000, Mute()
+    before: dict[str, Any] = {
+        "n": huge, "same": huge, "rows": [huge], "by": {huge: {(huge, 1): huge}}, "set": {huge, 2},
+        "mute": [mute], "still": [mute],
+    }  # fmt: skip
+    tracker = a_tracker(names := dict(before), shelf.notes)
+    tracker.mark()
+    after = {"n": huge + 1, "rows": [huge + 1], "by": {huge: {(huge, 1): 2}}, "set": {huge, 3},
+             "new": -huge}  # fmt: skip
+    looped: list[Any] = [mute]
+    looped += [looped, looped]
+    names.update(after, mute=[mute, 1], looped=looped)
+    assert shelf.write(tracker.snapshot()).own()["plain"] == after
+    assert shelf.notes == [
+        f"{name!r} holds more than plain values: not kept in checkpoints."
+        for name in ("mute", "looped")
+    ]
 
 
 # --- objects ---

@@ -16,7 +16,7 @@ from resilient_nb.core import events as ev
 from resilient_nb.core.chaos import is_drill
 from resilient_nb.core.model import Injection, Job, Keep, Thinning
 from resilient_nb.core.names import checkpoint_id
-from resilient_nb.core.retention import Fate, fates, rule_of, superfluous, undecided
+from resilient_nb.core.retention import Fate, fates, for_room, rule_of, superfluous, undecided
 from resilient_nb.core.views import RetentionReport, RetentionRow
 from resilient_nb.wire.orders import CheckpointFailed
 
@@ -117,7 +117,8 @@ class Keeping:
         keep, run = job.spec.keep, job.run
         gone: tuple[str, ...] = ()
         if keep.thinning is not Thinning.NEVER:
-            gone = self._drop(run, keep, f"{keep}, since the store is full")
+            rule = for_room(self._engine.world, run, keep)
+            gone = self._drop(run, rule, f"{keep}, since the store is full")
         self._everything = True
         self._jobs[job.id] = None
         if gone:

@@ -63,21 +63,33 @@ def superfluous(world: World, name: str, keep: Keep) -> tuple[str, ...]:
 def undecided(world: World, name: str, keep: Keep) -> str:
     """Say why a rule can't tell a run's best: no checkpoint has the metric, misspelt, say.
 
-    Until one has it, the rule drops nothing. Return "" if it can tell. That `auto` goes by `loss`,
-    nobody has asked for: it goes by the last alone then.
+    Until one has it, the rule drops nothing while there is room (`for_room`). Return "" if it can
+    tell. That `auto` goes by `loss`, nobody has asked for: it goes by the last alone then.
     """
-    own = world.runs[name].checkpoints.values()
-    if keep.thinning is not Thinning.ALWAYS or not own:
-        return ""
-    known = {metric for c in own for metric in c.metrics}
+    known = _metrics(world, name)
     lacking = [best.metric for best in keep.best if best.metric not in known]
-    if not lacking:
+    if keep.thinning is not Thinning.ALWAYS or not world.runs[name].checkpoints or not lacking:
         return ""
     hint = did_you_mean(lacking[0], known)
     return (
         f"No checkpoint of {name} has the metric {lacking[0]} yet, so the rule {keep} drops "
-        f"nothing: it can't tell which are the best. Metrics there are: {listed(known)}{hint}"
+        f"nothing while there is room: it can't tell which are the best. Metrics there are: "
+        f"{listed(known)}{hint}"
     )
+
+
+def for_room(world: World, name: str, keep: Keep) -> Keep:
+    """Return the rule by which a full store is thinned: of what it can't tell, the newest stay."""
+    if not undecided(world, name, keep):
+        return keep
+    known = _metrics(world, name)
+    told = tuple(best for best in keep.best if best.metric in known)
+    newest = max(best.count for best in keep.best if best.metric not in known)
+    return replace(keep, last=max(keep.last, newest), best=told)
+
+
+def _metrics(world: World, name: str) -> set[str]:
+    return {metric for c in world.runs[name].checkpoints.values() for metric in c.metrics}
 
 
 def rule_of(world: World, name: str) -> Keep:

@@ -35,6 +35,7 @@ from resilient_nb.core.model import (
 )
 from resilient_nb.core.retention import (
     fates,
+    for_room,
     parse_keep,
     rule_of,
     start_of,
@@ -318,9 +319,11 @@ def test_a_metric_that_no_checkpoint_has_drops_nothing() -> None:
     auto = replace(KEEP_AUTO, last=1)
     assert (left(told, auto), undecided(told.world, "digits", auto)) == ([40], "")
     keep = Keep(best=(Best(1, "los"),))
+    assert left(told, for_room(told.world, "digits", keep)) == [40]
     commit(60, los=0.5)
     commit(80, los=1.0)
     assert (left(told, keep), undecided(told.world, "digits", keep)) == ([60, 80], "")
+    assert for_room(told.world, "digits", keep) == keep
 
 
 def test_a_run_has_the_rule_of_its_newest_job() -> None:
@@ -670,8 +673,8 @@ def test_a_misspelt_metric_is_said_to_the_job_once_and_by_retain(desk: Desk) -> 
     desk.commit(60, metrics={"loss": 0.3, "lr": 0.1})
     assert desk.steps == [20, 40, 60]
     said = (
-        "No checkpoint of digits has the metric los yet, so the rule best=3:los drops nothing: it "
-        "can't tell which are the best. Metrics there are: loss"
+        "No checkpoint of digits has the metric los yet, so the rule best=3:los drops nothing "
+        "while there is room: it can't tell which are the best. Metrics there are: loss"
     )
     assert desk.notes() == (f"{said}; did you mean loss?",)
     for dry_run in (True, False):

@@ -5,7 +5,6 @@ What each returns is shown; see `execute`.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -29,6 +28,7 @@ from resilient_nb.notebook import (
 from resilient_nb.notebook.grammar import Arguments
 from resilient_nb.notebook.panel import Rich
 from resilient_nb.notebook.scrub import scrub
+from resilient_nb.notebook.telling import teller
 from resilient_nb.wire.requests import Retain
 
 
@@ -143,23 +143,15 @@ def _restore(arguments: Arguments) -> Rich[TransferReport]:
 
 def _transfer(transfer: Callable[..., TransferReport], arguments: Arguments) -> Rich[Any]:
     """Run it here, where the home must be: the cluster may be the very thing that is broken."""
-
-    def say(text: str) -> None:
-        if not arguments["json"]:
-            print(text, file=sys.stderr)
-
-    report = transfer(load_settings(), arguments["place"], say, bool(arguments["dry_run"]))
+    say, dry_run = teller(arguments), bool(arguments["dry_run"])
+    report = transfer(load_settings(), arguments["place"], say, dry_run)
     return Rich(
         transfer_reports.transfer_text(report), transfer_reports.transfer_html(report), report
     )
 
 
 def _verify(arguments: Arguments) -> Rich[VerifyReport]:
-    def say(text: str) -> None:
-        if not arguments["json"]:
-            print(text, file=sys.stderr)
-
-    report = scrub(connection.current(), arguments["ref"], say)
+    report = scrub(connection.current(), arguments["ref"], teller(arguments))
     return Rich(verify_reports.verify_text(report), verify_reports.verify_html(report), report)
 
 

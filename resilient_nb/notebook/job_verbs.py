@@ -5,7 +5,6 @@ What each returns is shown; see `execute`.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from html import escape
@@ -33,6 +32,7 @@ from resilient_nb.notebook import (
 from resilient_nb.notebook.chaos import make_chaos
 from resilient_nb.notebook.grammar import Arguments
 from resilient_nb.notebook.panel import Rich, panel_html, panel_text
+from resilient_nb.notebook.telling import teller
 from resilient_nb.wire.requests import ReadLog
 
 
@@ -153,11 +153,7 @@ def _dead(arguments: Arguments) -> Rich[Any]:
 
 
 def _chaos(arguments: Arguments) -> Rich[ChaosReport]:
-    def say(text: str) -> None:
-        if not arguments["json"]:
-            print(text, file=sys.stderr)
-
-    report = make_chaos(connection.current(), arguments, say)
+    report = make_chaos(connection.current(), arguments, teller(arguments))
     return Rich(chaos_reports.chaos_text(report), chaos_reports.chaos_html(report), report)
 
 
